@@ -1,0 +1,23 @@
+"""A Gunicorn worker for asyncio applications: ``gunicorn -k uvicorn_worker.UvicornWorker app:hello_world``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from uvicorn_worker._version import __version__
+from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
+from uvicorn_worker.run import run
+
+if TYPE_CHECKING:
+    from uvicorn_worker.worker import UvicornWorker
+
+__all__ = ["ClientDisconnected", "IllegalMove", "InvalidReply", "UvicornWorker", "__version__", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Where no master is needed, as by run(), Gunicorn need not be imported.
+    if name == "UvicornWorker":
+        from uvicorn_worker.worker import UvicornWorker
+
+        return UvicornWorker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

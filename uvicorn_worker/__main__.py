@@ -1,0 +1,32 @@
+"""``python -m uvicorn_worker app:hello_world [any Gunicorn option]``: Gunicorn with this worker as its default."""
+
+from __future__ import annotations
+
+from gunicorn.app.wsgiapp import WSGIApplication
+from gunicorn.config import Config
+
+from uvicorn_worker import __version__
+
+_WORKER_CLASS = "uvicorn_worker.UvicornWorker"
+
+
+class _Config(Config):  # type: ignore[misc]  # Gunicorn has no types.
+    @property
+    def worker_class_str(self) -> str:
+        """What the log says after ``Using worker:``."""
+        name = super().worker_class_str
+        return f"uvicorn_worker {__version__}" if name == _WORKER_CLASS else str(name)
+
+
+class _Application(WSGIApplication):  # type: ignore[misc]
+    def load_default_config(self) -> None:
+        self.cfg = _Config(self.usage, prog=self.prog)
+        self.cfg.set("worker_class", _WORKER_CLASS)
+
+
+def main() -> None:
+    _Application("%(prog)s [OPTIONS] [APP_MODULE]", prog="python -m uvicorn_worker").run()
+
+
+if __name__ == "__main__":
+    main()

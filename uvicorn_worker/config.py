@@ -1,0 +1,251 @@
+"""Every limit, timeout and default, in one frozen object, each with its unit.
+
+A value comes from the first of these that gives it: the environment variable ``UVICORN_WORKER_<NAME>``, the worker
+class's ``CONFIG_KWARGS``, Gunicorn's setting, the default below.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from uvicorn_worker.errors import InvalidOption
+
+ENVIRONMENT_PREFIX = "UVICORN_WORKER_"
+
+#: Bytes that the parser is fed at once; what it can't be stopped in the middle of (httptools has no pause).
+SLICE = 16 * 1024
+
+#: Bytes of chunk extensions and trailers, neither of which anybody sees, that one request may have.
+UNSEEN_BYTES = 16 * 1024
+
+#: Bytes of CRLF that may stand before a request line (RFC 9112 section 2.2 asks to ignore at least one), with the
+#: longest method name, of which the parser says nothing either until the target begins.
+BLANK_BYTES = 16 + 16
+
+#: Seconds that an idle connection is still read for when the worker stops: a request may be on its way.
+IDLE_GRACE = 0.5
+
+#: Seconds that a TLS handshake may take.
+TLS_HANDSHAKE_TIMEOUT = 10.0
+
+#: File descriptors that are kept back from connections, for logs, files and the application's own sockets.
+RESERVED_DESCRIPTORS = 64
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one worker goes by. Sizes are bytes, times are seconds; 0 seconds means no limit unless said."""
+
+    #: The mount point of the application, ``''`` or ``'/prefix'``.
+    root_path: str = ""
+    #: Fields added to every response, as pairs of bytes.
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    #: The value of the ``server`` field; ``b''`` leaves it out.
+    server_header: bytes = b"uvicorn-worker"
+    #: Whether responses have a ``date`` field.
+    date_header: bool = True
+    #: From the connection, or a request's first byte, to the end of its head.
+    head_timeout: float = 10.0
+    #: How long a closing connection is still read, so that the client gets the answer instead of a reset.
+    linger_timeout: float = 2.0
+    #: Requests of one connection that are parsed ahead of the one being answered.
+    pipelined_requests: int = 20
+    #: Unread bytes of a request's body past which the socket is not read.
+    request_body_buffer: int = 64 * 1024
+    #: Bytes of an unread body that are read and dropped so that the connection can be kept.
+    unread_body_limit: int = 64 * 1024
+
+    #: An idle connection is closed after it (Gunicorn ``keepalive``); 0 means no keep-alive.
+    keepalive: float = 2.0
+    #: A stalled body, or a stalled end of a response, is waited for so long (Gunicorn ``timeout``).
+    timeout: float = 30.0
+    #: From the signal to stop to the end of the process (Gunicorn ``graceful_timeout``).
+    graceful_timeout: float = 30.0
+    #: Bytes of a request line, without its end (Gunicorn ``limit_request_line``); 0 means that the head's bound is it.
+    request_line_limit: int = 0
+    #: Fields of a request (Gunicorn ``limit_request_fields``).
+    field_count_limit: int = 1000
+    #: Bytes of one field line with its end (Gunicorn ``limit_request_field_size``); 0 as for the request line.
+    field_size_limit: int = 0
+    #: Bytes of a whole head.
+    head_limit: int = 64 * 1024
+    #: Connections at a time (Gunicorn ``worker_connections``); 0 means what the file descriptors allow.
+    worker_connections: int = 0
+    #: ``'uvloop'`` or ``'asyncio'`` (Gunicorn ``asgi_loop``).
+    loop: str = "uvloop"
+
+    @property
+    def has_tight_limits(self) -> bool:
+        """Whether a limit is set that a head of one slice can exceed."""
+        return bool(self.request_line_limit or self.field_size_limit)
+
+    @classmethod
+    def from_gunicorn(cls, cfg: Any, options: Mapping[str, Any]) -> Settings:
+        """The settings of a worker under Gunicorn.
+
+        ``cfg`` is Gunicorn's configuration; ``options`` are checked ones, as :func:`read_options` returns.
+        """
+        values: dict[str, Any] = {
+            "keepalive": cfg.keepalive,
+            "timeout": cfg.timeout,
+            "graceful_timeout": cfg.graceful_timeout,
+            "root_path": _root_path(getattr(cfg, "root_path", "")),
+            "loop": "asyncio" if getattr(cfg, "asgi_loop", "auto") == "asyncio" else "uvloop",
+            "worker_connections": cfg.worker_connections if _is_set(cfg, "worker_connections") else 0,
+        }
+        return cls(**(values | _head_limits(cfg) | dict(options)))
+
+
+def _is_set(cfg: Any, name: str) -> bool:
+    """Whether a Gunicorn setting is away from Gunicorn's default."""
+    setting = cfg.settings[name]
+    return bool(setting.get() != setting.default)
+
+
+def _head_limits(cfg: Any) -> dict[str, int]:
+    """Gunicorn's three limits as far as they are set, and a bound for the head that lets all of them be reached.
+
+    At Gunicorn's defaults they are left alone: 4,094 bytes of line and 8,190 of field are too few for real tokens and
+    cookies, and whoever comes from uvicorn-worker has met no limit.
+    """
+    limits = {}
+    if _is_set(cfg, "limit_request_line"):
+        limits["request_line_limit"] = cfg.limit_request_line
+    if _is_set(cfg, "limit_request_fields"):
+        limits["field_count_limit"] = cfg.limit_request_fields or 32768
+    if _is_set(cfg, "limit_request_field_size"):
+        limits["field_size_limit"] = cfg.limit_request_field_size
+    field_count = limits.get("field_count_limit", 100)
+    needed = limits.get("request_line_limit", 0) + field_count * limits.get("field_size_limit", 0)
+    limits["head_limit"] = max(Settings.head_limit, needed)
+    return limits
+
+
+def read_options(class_options: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The options given by a worker class and by the environment, checked and converted.
+
+    Raises :class:`InvalidOption` for a name that is none and for a value that can't be used.
+    """
+    options = {}
+    for name, value in class_options.items():
+        options[name] = _convert(name, value, f"CONFIG_KWARGS[{name!r}]")
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            options[name] = _convert(name, text, variable)
+    return options
+
+
+def _convert(name: str, value: Any, source: str) -> Any:
+    convert = OPTIONS.get(name)
+    if convert is None:
+        nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0)[0]
+        raise InvalidOption(f"{source}: there is no option {name!r}; did you mean {nearest!r}?")
+    try:
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(f"{source} = {value!r}: {error}") from None
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        return words[str(value).lower()]
+    except KeyError:
+        raise ValueError("expected true or false") from None
+
+
+def _seconds(value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected a number of seconds") from None
+    if not 0 <= seconds < float("inf"):
+        raise ValueError("expected a number of seconds, 0 or more")
+    return seconds
+
+
+def _at_least(minimum: int) -> Callable[[Any], int]:
+    def convert(value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            raise ValueError("expected a whole number") from None
+        if number < minimum:
+            raise ValueError(f"expected {minimum} or more")
+        return number
+
+    return convert
+
+
+def _root_path(value: Any) -> str:
+    if not isinstance(value, str) or (value and not value.startswith("/")):
+        raise ValueError("expected '' or a path that begins with '/'")
+    return value.rstrip("/")
+
+
+def _server_header(value: Any) -> bytes:
+    """``True`` for the default, ``False`` for none, any other text for itself."""
+    try:
+        return Settings.server_header if _boolean(value) else b""
+    except ValueError:
+        return _field_value(value)
+
+
+def _headers(value: Any) -> tuple[tuple[bytes, bytes], ...]:
+    """Pairs of name and value; as text, one ``name: value`` a line."""
+    if isinstance(value, str):
+        value = [line.partition(":")[::2] for line in value.splitlines() if line.strip()]
+    try:
+        return tuple((_field_name(name), _field_value(text)) for name, text in value)
+    except TypeError:
+        raise ValueError("expected pairs of a name and a value") from None
+
+
+def _field_name(value: Any) -> bytes:
+    name = _latin1(value).strip()
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"{value!r} is no field name (RFC 9110 section 5.1)")
+    if name.lower() in (b"content-length", b"transfer-encoding", b"connection"):
+        raise ValueError(f"{value!r} is the server's to set")
+    return name
+
+
+def _field_value(value: Any) -> bytes:
+    text = _latin1(value).strip()
+    if not _FIELD_VALUE.fullmatch(text):
+        raise ValueError(f"{value!r} is no field value (RFC 9110 section 5.5)")
+    return text
+
+
+def _latin1(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return value.encode("latin-1")
+    raise ValueError(f"expected text, not {value!r}")
+
+
+#: What Gunicorn has no setting for: the option's name and what makes a value of it.
+OPTIONS: Mapping[str, Callable[[Any], Any]] = {
+    "root_path": _root_path,
+    "headers": _headers,
+    "server_header": _server_header,
+    "date_header": _boolean,
+    "head_timeout": _seconds,
+    "linger_timeout": _seconds,
+    "pipelined_requests": _at_least(1),
+    "request_body_buffer": _at_least(1),
+    "unread_body_limit": _at_least(0),
+}
+
+assert set(OPTIONS) <= {field.name for field in fields(Settings)}

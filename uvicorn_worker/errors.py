@@ -1,0 +1,44 @@
+"""What can go wrong, as one small tree. Each error knows the HTTP status that answers it, where one does."""
+
+from http import HTTPStatus
+
+
+class UvicornWorkerError(Exception):
+    """The root of every error that this package raises by design."""
+
+
+class InvalidOption(UvicornWorkerError, ValueError):
+    """An option or setting that can't be used; the text names it, its value, and the way out."""
+
+
+class InvalidApplication(UvicornWorkerError, TypeError):
+    """The loaded object is not an application that this worker can call."""
+
+
+class RequestRefused(UvicornWorkerError):
+    """A request that is answered by the server itself, with a short reason, and not by the application."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class InvalidReply(UvicornWorkerError, ValueError):
+    """The application sent something that can't be a part of a response; nothing of it reached the client."""
+
+
+class IllegalMove(UvicornWorkerError, RuntimeError):
+    """The application did something at a moment when it can't be done, such as a second start of a response."""
+
+
+class ClientDisconnected(UvicornWorkerError, OSError):
+    """The client has gone, or can't be understood any more: there is nobody to receive from or send to."""
+
+
+class BodyStalled(ClientDisconnected):
+    """No byte of the request's body came for the seconds of Gunicorn's ``timeout`` while the application waited."""
+
+
+class WorkerExit(SystemExit):
+    """Ends the worker process from a signal handler, whatever code is running; no application's error."""

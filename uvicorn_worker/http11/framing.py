@@ -1,0 +1,139 @@
+"""How a message's body is delimited: decisions about heads, made of values alone (RFC 9112 section 6)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+
+from uvicorn_worker._types import RequestFields
+from uvicorn_worker.errors import InvalidReply, RequestRefused
+
+#: Methods of RTSP that the parser knows and HTTP does not have.
+RTSP_METHODS = frozenset(
+    (b"DESCRIBE", b"ANNOUNCE", b"SETUP", b"PLAY", b"PAUSE", b"TEARDOWN", b"GET_PARAMETER", b"SET_PARAMETER")
+    + (b"REDIRECT", b"RECORD", b"FLUSH")
+)
+
+#: Request fields that decide something here; all others are the application's alone.
+DECISIVE_FIELDS = frozenset((b"host", b"transfer-encoding", b"content-length", b"expect", b"upgrade"))
+
+# RFC 3986 section 3.2.2: a registered name or IPv4 address, or an IP literal in brackets, and a port. Empty is
+# allowed: RFC 9112 section 3.2 has it sent where the target has no authority.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
+
+_ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
+
+
+def refuse(reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> RequestRefused:
+    """The error that refuses a request with ``status``, 400 unless said."""
+    return RequestRefused(status, reason)
+
+
+def check_host(hosts: list[bytes], version: str) -> None:
+    """Raise :class:`RequestRefused` unless the ``Host`` fields are as RFC 9112 section 3.2 asks."""
+    if len(hosts) > 1:
+        raise refuse("Repeated Host field")
+    if not hosts:
+        if version == "1.1":
+            raise refuse("Missing Host field")
+    elif not _HOST.fullmatch(hosts[0]):
+        raise refuse("Invalid Host field")
+
+
+def check_method(method: bytes, version: str) -> None:
+    """Raise :class:`RequestRefused` for a method or version that is not served here."""
+    if version != "1.1" and version != "1.0":
+        raise refuse(f"HTTP/{version} is not supported", HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
+    if method == b"CONNECT":
+        raise refuse("CONNECT is not supported", HTTPStatus.NOT_IMPLEMENTED)
+    if method in RTSP_METHODS:
+        raise refuse("Invalid method")
+
+
+def split_target(target: bytes, method: bytes, fields: RequestFields) -> bytes:
+    """The path and query of a request target that doesn't begin with a slash (RFC 9112 section 3.2).
+
+    The authority of an absolute form takes the place of the ``Host`` field in ``fields``, as section 3.2.2 asks.
+    """
+    if target == b"*":
+        if method != b"OPTIONS":
+            raise refuse("Invalid request target")
+        return target
+    match = _ABSOLUTE_FORM.fullmatch(target)
+    if match is None:
+        raise refuse("Invalid request target")
+    authority, rest = match.groups()
+    if not authority or not _HOST.fullmatch(authority):
+        raise refuse("Invalid authority in the request target")
+    for field in fields:
+        if field[0] == b"host":
+            field[1] = authority
+            break
+    else:
+        fields.insert(0, [b"host", authority])
+    if not rest and method == b"OPTIONS":
+        return b"*"
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def is_chunked(codings: list[bytes], version: str) -> bool:
+    """Whether the ``Transfer-Encoding`` fields of a request say ``chunked``, the one coding that is served.
+
+    Raises :class:`RequestRefused` for any other, with 501 where a coding is only unknown (RFC 9112 section 6.1), and
+    for HTTP/1.0, which has no transfer codings.
+    """
+    if not codings:
+        return False
+    if version == "1.0":
+        raise refuse("Transfer-Encoding in HTTP/1.0")
+    names = [name.strip(b" \t").lower() for name in b",".join(codings).split(b",")]
+    if names == [b"chunked"]:
+        return True
+    if b"" in names or names[-1] != b"chunked" or b"chunked" in names[:-1]:
+        raise refuse("Invalid Transfer-Encoding")
+    raise refuse("Unsupported transfer coding", HTTPStatus.NOT_IMPLEMENTED)
+
+
+def expects_continue(expectations: list[bytes], version: str) -> bool:
+    """Whether the client waits for ``100 (Continue)``; any other expectation is refused with 417.
+
+    RFC 9110 section 10.1.1: HTTP/1.0 has no expectations.
+    """
+    if version == "1.0" or not expectations:
+        return False
+    if any(value.lower() != b"100-continue" for value in expectations):
+        raise refuse("Unsupported expectation", HTTPStatus.EXPECTATION_FAILED)
+    return True
+
+
+# How the body of a response is delimited. Each is the function that makes of one piece of content what goes on the
+# wire; which one is chosen once, when the head is made.
+
+Framing = Callable[[bytes], bytes]
+
+
+def chunked(content: bytes) -> bytes:
+    """A chunk (RFC 9112 section 7.1). An empty one would end the body, so nothing is made of nothing."""
+    return b"%x\r\n%b\r\n" % (len(content), content) if content else b""
+
+
+def plain(content: bytes) -> bytes:
+    """Delimited by the ``content-length`` in the head, or by the end of the connection."""
+    return content
+
+
+def bodiless(content: bytes) -> bytes:
+    """A response that has no body whatever its head says (RFC 9110 section 6.4.1): HEAD, 204, 304."""
+    return b""
+
+
+#: What ends a chunked body: the last chunk and an empty trailer section.
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def parse_content_length(values: list[bytes]) -> int:
+    """The number in the ``content-length`` fields of a response; raises :class:`InvalidReply`."""
+    if len(set(values)) != 1 or not values[0].isdigit():
+        raise InvalidReply(f"content-length must be one whole number, not {b', '.join(values)!r}")
+    return int(values[0])

@@ -1,0 +1,72 @@
+"""Which interface an application speaks, found once, when it is loaded."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+from uvicorn_worker.errors import InvalidApplication
+
+
+class Interface(Enum):
+    CHANNELS = "channels"
+    ASGI3 = "asgi3"
+
+
+_ACCEPTED = "expected `async def app(message, channels)` or `async def app(scope, receive, send)`"
+
+
+def detect_interface(app: Any) -> Interface:
+    """The interface of ``app``, by the number of positional arguments that it takes.
+
+    Raises :class:`InvalidApplication`, which names the object and what is expected of one.
+    """
+    name = _name_of(app)
+    if inspect.isclass(app):
+        raise InvalidApplication(f"{name} is a class, and not an instance of one: {_ACCEPTED}")
+    if not callable(app):
+        raise InvalidApplication(f"{name} can't be called: {_ACCEPTED}")
+    if not _is_coroutine_function(app):
+        raise InvalidApplication(f"{name} is not a coroutine function: {_ACCEPTED}")
+    required, accepted = _positional_arguments(app)
+    if required <= 3 <= accepted and required != 2:
+        return Interface.ASGI3
+    if required <= 2 <= accepted:
+        return Interface.CHANNELS
+    count = f"{required}" if required == accepted else f"{required} to {accepted}"
+    raise InvalidApplication(f"{name} takes {count} positional arguments: {_ACCEPTED}")
+
+
+def _name_of(app: Any) -> str:
+    named = inspect.unwrap(app) if callable(app) else app
+    while isinstance(named, functools.partial):
+        named = named.func
+    if hasattr(named, "__qualname__"):
+        return f"{getattr(named, '__module__', '?')}:{named.__qualname__}"
+    return f"{named!r:.100}"
+
+
+def _is_coroutine_function(app: Callable[..., Any]) -> bool:
+    """Whether calling ``app`` gives a coroutine, as far as can be seen through partials, decorators and instances."""
+    while isinstance(app, functools.partial):
+        app = app.func
+    app = inspect.unwrap(app)
+    if inspect.iscoroutinefunction(app):
+        return True
+    call = inspect.unwrap(type(app).__call__) if not inspect.isroutine(app) else None
+    return inspect.iscoroutinefunction(call)
+
+
+def _positional_arguments(app: Callable[..., Any]) -> tuple[int, float]:
+    """How many positional arguments ``app`` needs at least, and how many it takes at most."""
+    required = accepted = 0
+    for parameter in inspect.signature(app).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return required, float("inf")
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            accepted += 1
+            required += parameter.default is parameter.empty
+    return required, accepted

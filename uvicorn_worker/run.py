@@ -1,0 +1,87 @@
+"""The same server in the calling process, without a master: for debugging and for notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pkgutil
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import uvloop
+
+from uvicorn_worker.config import Settings, read_options
+from uvicorn_worker.server import Server
+
+_log = logging.getLogger("uvicorn_worker")
+
+
+def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
+    """Serve ``app`` on ``host`` and ``port`` until Ctrl-C or SIGTERM.
+
+    ``app`` is an application or its name, ``'module:attribute'``. ``options`` are those of ``CONFIG_KWARGS``. In a
+    thread that runs a loop already, as in a notebook, the server gets a thread of its own.
+
+    Raises :class:`InvalidApplication`, :class:`InvalidOption`, and ``OSError`` where the port can't be had.
+    """
+    if isinstance(app, str):
+        app = pkgutil.resolve_name(app)
+    settings = Settings(**read_options(options, os.environ))
+    if not _log.hasHandlers():
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] %(message)s")
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        _log.info("Listening at: http://%s:%d", *listener.getsockname()[:2])
+        if _loop_is_running():
+            _serve_in_thread(app, settings, listener)
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_serve(app, settings, listener, _stop_at_signals))
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _serve(
+    app: Any, settings: Settings, listener: socket.socket, ready: Callable[[Server], None]
+) -> None:
+    server = Server(app, settings, [listener], _log)
+    ready(server)
+    await server.serve()
+
+
+def _stop_at_signals(server: Server) -> None:
+    if threading.current_thread() is threading.main_thread():
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, server.stop)
+
+
+def _serve_in_thread(app: Any, settings: Settings, listener: socket.socket) -> None:
+    """Serve in another thread, and wait for it here; Ctrl-C arrives here."""
+    stops: list[Callable[[], object]] = []
+
+    def ready(server: Server) -> None:
+        loop = asyncio.get_running_loop()
+        stops.append(lambda: loop.call_soon_threadsafe(server.stop))
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(app, settings, listener, ready))
+
+    thread = threading.Thread(target=serve, name="uvicorn_worker")
+    thread.start()
+    try:
+        thread.join()
+    except KeyboardInterrupt:
+        for stop in stops:
+            stop()
+        thread.join()

@@ -1,0 +1,261 @@
+"""One worker's life: listen, serve, drain, stop. The only place that wires the parts together."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import resource
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from uvicorn_worker._types import Address, Application, Log
+from uvicorn_worker.clock import TICK, Clock
+from uvicorn_worker.config import RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, Settings
+from uvicorn_worker.errors import InvalidApplication
+from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.http11.protocol import HTTP11Protocol
+from uvicorn_worker.interfaces.channels import HTTPChannels
+from uvicorn_worker.interfaces.detect import Interface, detect_interface
+from uvicorn_worker.observe import Observer
+from uvicorn_worker.service import Service
+
+# Connections taken from a listener in one turn of the loop: few, so that workers that share it get even shares.
+_ACCEPT_BATCH = 8
+
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class ChannelsExchange(HTTPChannels, Exchange):
+    """An exchange of a message/channels application."""
+
+    __slots__ = ()
+
+
+def exchange_class_for(app: Any) -> type[Exchange]:
+    """The class of exchange that calls ``app``; raises :class:`InvalidApplication`."""
+    if detect_interface(app) is Interface.ASGI3:
+        raise InvalidApplication(
+            "this version serves `async def app(message, channels)` only: ASGI 3, which the application takes the"
+            " arguments of, is not served yet"
+        )
+    return ChannelsExchange
+
+
+class Server:
+    """Serves an application on listening sockets until it is told to stop."""
+
+    def __init__(
+        self,
+        app: Application,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        log: Log,
+        *,
+        tls: ssl.SSLContext | None = None,
+        observer: Observer | None = None,
+        heartbeat: Callable[[], None] | None = None,
+        max_requests: int = 0,
+    ) -> None:
+        self._settings = settings
+        self._listeners = list(listeners)
+        self._log = log
+        self._tls = tls
+        self._heartbeat = heartbeat
+        self._exchange_class = exchange_class_for(app)
+        self._loop = asyncio.get_running_loop()
+        self._service = Service(app, settings, log, self._loop, Clock(time.monotonic(), time.time()))
+        self._service.scheme = "https" if tls else "http"
+        self._service.observer = observer
+        self._service.on_less = self._less
+        self._service.on_quota = self._quota_reached
+        self._service.requests_left = max_requests
+        self._ceiling = settings.worker_connections or _descriptor_ceiling()
+        #: Connections that are accepted, and not made yet.
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._accepting = False
+        self._full_was_logged = False
+        self._exhausted_was_logged = False
+        self._ticking: asyncio.TimerHandle | None = None
+        self._stopping = self._loop.create_future()
+        self._quiet = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin to drain; :meth:`serve` returns when that is done. More calls change nothing."""
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+
+    async def serve(self) -> None:
+        """Serve until :meth:`stop`, then let what is under way finish within ``graceful_timeout``."""
+        self._tick()
+        self._accept_again()
+        try:
+            await self._stopping
+            await self._drain()
+        finally:
+            if self._ticking is not None:
+                self._ticking.cancel()
+                self._ticking = None
+
+    def _tick(self) -> None:
+        self._ticking = self._loop.call_later(TICK, self._tick)
+        if self._heartbeat is not None:
+            self._heartbeat()
+        self._service.tick(time.monotonic(), time.time())
+        if not self._accepting and not self._stopping.done():
+            self._accept_again()
+
+    # Accepting.
+
+    def _accept_again(self) -> None:
+        """Accept from now on, if there is room."""
+        if self._accepting or self._is_full():
+            return
+        self._accepting = True
+        for listener in self._listeners:
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _accept_no_more(self) -> None:
+        self._accepting = False
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+
+    def _is_full(self) -> bool:
+        return len(self._service.connections) + len(self._connecting) >= self._ceiling
+
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take some connections from the listener; whether there may be more."""
+        for _ in range(_ACCEPT_BATCH):
+            if self._is_full():
+                self._accept_no_more()
+                self._log_once_full()
+                return False
+            try:
+                connection, address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return False
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._accept_no_more()  # until the next tick
+                self._log_once_exhausted(error)
+                return False
+            connection.setblocking(False)
+            task = self._loop.create_task(self._connect(connection, address))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+        return True
+
+    async def _connect(self, connection: socket.socket, address: Any) -> None:
+        client, server = _addresses(connection, address)
+        protocol = partial(HTTP11Protocol, self._service, self._exchange_class, client, server)
+        timeout = TLS_HANDSHAKE_TIMEOUT if self._tls else None
+        try:
+            await self._loop.connect_accepted_socket(
+                protocol, connection, ssl=self._tls, ssl_handshake_timeout=timeout
+            )
+        except OSError as error:  # A client that has gone, or can't shake hands (ssl.SSLError is an OSError).
+            self._log.debug("Connection from %s failed: %s", client, error)
+            connection.close()
+
+    def _log_once_full(self) -> None:
+        """Once per episode: it is over when a quarter of the room is free again."""
+        if not self._full_was_logged:
+            self._full_was_logged = True
+            self._log.warning("%d connections are open (worker_connections): more have to wait", self._ceiling)
+
+    def _log_once_exhausted(self, error: OSError) -> None:
+        if not self._exhausted_was_logged:
+            self._exhausted_was_logged = True
+            self._log.error("Can't accept connections for now: %s", error)
+
+    def _less(self) -> None:
+        """A connection is gone, or, while draining, a call of the application has ended."""
+        if self._stopping.done():
+            if not self._service.connections and not self._service.running:
+                self._quiet.set()
+        else:
+            self._exhausted_was_logged = False
+            if len(self._service.connections) <= self._ceiling * 3 // 4:
+                self._full_was_logged = False
+            self._accept_again()
+
+    def _quota_reached(self) -> None:
+        self._log.info("Autorestarting worker after current request.")
+        self.stop()
+
+    # Stopping.
+
+    async def _drain(self) -> None:
+        """Take no more connections, let requests finish, and end what hasn't by the worker's own deadline."""
+        service = self._service
+        deadline = self._loop.time() + _own_deadline(self._settings.graceful_timeout)
+        service.draining = True
+        self._accept_no_more()
+        for listener in self._listeners:
+            # Who stands in the queue is served: closing the last copy of a listener would reset them.
+            while self._accept(listener):
+                await asyncio.sleep(0)
+            listener.close()
+        if self._connecting:
+            await asyncio.wait(self._connecting, timeout=_left(self._loop, deadline))
+        for connection in list(service.connections):
+            connection.drain()
+        self._less()
+        await self._wait_for_quiet(_left(self._loop, deadline))
+        if service.running or service.connections:
+            await self._end_the_rest()
+        await self._loop.shutdown_asyncgens()
+
+    async def _wait_for_quiet(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._quiet.wait(), seconds)
+        except asyncio.TimeoutError:
+            pass  # The callers look at what is left.
+
+    async def _end_the_rest(self) -> None:
+        """Cancel what has not finished, and say what it is."""
+        for running in list(self._service.running):
+            self._log.warning("Cancelled at the end of graceful_timeout: %s", running)
+            running.cancel()
+        await self._wait_for_quiet(_own_deadline(self._settings.graceful_timeout) / 20)
+        for connection in list(self._service.connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    def abort(self) -> None:
+        """End everything now: for a worker that is told to quit."""
+        for running in list(self._service.running):
+            running.cancel()
+        for connection in list(self._service.connections):
+            connection.abort()
+
+
+def _left(loop: asyncio.AbstractEventLoop, deadline: float) -> float:
+    return max(0.0, deadline - loop.time())
+
+
+def _own_deadline(graceful_timeout: float) -> float:
+    """Seconds after which the rest is ended, so that there is time to end it before Gunicorn's SIGKILL."""
+    return max(graceful_timeout - 1.5, graceful_timeout * 0.75)
+
+
+def _descriptor_ceiling() -> int:
+    """How many connections the process's file descriptors allow, with some kept back."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        soft = 2**31
+    return max(soft - RESERVED_DESCRIPTORS, soft // 2)
+
+
+def _addresses(connection: socket.socket, address: Any) -> tuple[Address | None, Address]:
+    """The client's address and the server's, as the interfaces give them."""
+    if connection.family == socket.AF_UNIX:
+        return None, (connection.getsockname(), None)
+    return address[:2], connection.getsockname()[:2]

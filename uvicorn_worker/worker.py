@@ -1,0 +1,169 @@
+"""Gunicorn's edge: a worker class. Nothing else here imports Gunicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+import sys
+import traceback
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any, ClassVar
+
+import uvloop
+from gunicorn import sock
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
+from gunicorn.workers.base import Worker
+
+from uvicorn_worker.config import Settings, read_options
+from uvicorn_worker.errors import InvalidApplication, InvalidOption, WorkerExit
+from uvicorn_worker.server import Server, exchange_class_for
+
+
+class UvicornWorker(Worker):
+    """Runs an asyncio application in each process of a Gunicorn master.
+
+    Use it as ``gunicorn -k uvicorn_worker.UvicornWorker app:app``, or as ``worker_class`` in ``gunicorn.conf.py``.
+    """
+
+    alive: bool
+
+    #: Options that Gunicorn has no setting for, by name; set it on a subclass. The environment variable
+    #: ``UVICORN_WORKER_<NAME>`` wins.
+    CONFIG_KWARGS: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Called by the master before any fork; a RuntimeError stops it with one line."""
+        try:
+            cls._settings_of(cfg)
+        except InvalidOption as error:
+            raise RuntimeError(str(error)) from None
+
+    @classmethod
+    def _settings_of(cls, cfg: Any) -> Settings:
+        return Settings.from_gunicorn(cfg, read_options(cls.CONFIG_KWARGS, os.environ | cfg.env))
+
+    # Booting.
+
+    def init_process(self) -> None:
+        """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
+        self._settings = self._settings_of(self.cfg)
+        self._server: Server | None = None
+        self.loop: asyncio.AbstractEventLoop
+        self.loop = asyncio.new_event_loop() if self._settings.loop == "asyncio" else uvloop.new_event_loop()
+        asyncio.set_event_loop(self.loop)
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        """Load the application; a failure stops the master with one line and a status of 3, or 4 for an import."""
+        try:
+            super().load_wsgi()
+            exchange_class_for(self.wsgi)
+        except ImportError as error:
+            if not self._is_application_module(error.name):
+                self.log.exception("The application could not be imported")
+            self._fail_boot(f"The application could not be imported: {error}", Arbiter.APP_LOAD_ERROR)
+        except AppImportError as error:
+            self._fail_boot(f"The application could not be loaded: {error}", Arbiter.APP_LOAD_ERROR)
+        except InvalidApplication as error:
+            self._fail_boot(f"Not an application: {error}", Arbiter.WORKER_BOOT_ERROR)
+
+    def _is_application_module(self, name: str | None) -> bool:
+        """Whether a module that wasn't found is the one that the command line names, or a package of it."""
+        uri = getattr(self.app, "app_uri", None) or ""
+        return name is not None and f"{uri.partition(':')[0]}.".startswith(f"{name}.")
+
+    def _fail_boot(self, line: str, status: int) -> None:
+        self.log.error(line)
+        sys.exit(status)
+
+    # Serving.
+
+    def run(self) -> None:
+        """Serve until told to stop. Called last in ``init_process``."""
+        if not self.alive:  # A signal to stop came while the application was loaded.
+            return
+        tls = self._tls_context() if self.cfg.is_ssl else None
+        try:
+            self.loop.run_until_complete(self._serve(tls))
+        except WorkerExit:
+            self._abort()
+            raise
+        finally:
+            self._close_loop()
+
+    def _tls_context(self) -> ssl.SSLContext:
+        try:
+            context: ssl.SSLContext = sock.ssl_context(self.cfg)
+            return context
+        except Exception as error:
+            self.log.exception("TLS can't be set up")
+            self._fail_boot(f"TLS can't be set up from certfile, keyfile and ca_certs: {error}", Arbiter.WORKER_BOOT_ERROR)
+            raise
+
+    async def _serve(self, tls: ssl.SSLContext | None) -> None:
+        self._server = Server(
+            self.wsgi,
+            self._settings,
+            [listener.sock for listener in self.sockets],
+            self.log,
+            tls=tls,
+            heartbeat=self._heartbeat,
+            max_requests=self.max_requests if self.cfg.max_requests else 0,
+        )
+        if not self.alive:
+            self._server.stop()
+        await self._server.serve()
+
+    def _heartbeat(self) -> None:
+        """Once a second, draining included."""
+        self.notify()
+        if self.ppid != os.getppid() and self.alive:
+            self.log.info("The master has gone: %s shuts down", self)
+            self.alive = False
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+    def _abort(self) -> None:
+        """The loop was left from a signal handler: let tasks see their cancellation, for a moment."""
+        if self._server is not None:
+            self._server.abort()
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=0.5))
+
+    def _close_loop(self) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
+
+    # Signals. Plain handlers, because those of a loop would wait for code that blocks it.
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: drain. Gunicorn sends it again every second."""
+        self.alive = False
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._stop)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT and SIGQUIT: stop at once."""
+        self.alive = False
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+        self.cfg.worker_int(self)
+        raise WorkerExit(0)
+
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
+        """SIGABRT: the master has missed the heartbeat. Say where the worker hangs, and end."""
+        self.alive = False
+        self.log.critical("Worker (pid:%s) was aborted while it ran:\n%s", self.pid, "".join(traceback.format_stack(frame)))
+        self.cfg.worker_abort(self)
+        raise WorkerExit(1)
