@@ -1,0 +1,16 @@
+"""Says the method and the path of each request.
+
+Start it with::
+
+    gunicorn -k uvicorn_worker.UvicornWorker --chdir examples/echo app:echo
+"""
+
+
+async def echo(message, channels):
+    await channels["reply"].send(
+        {
+            "status": 200,
+            "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+            "content": f"{message['method']} {message['path']}\n".encode(),
+        }
+    )

@@ -1,0 +1,213 @@
+"""A bare client: bytes out, whole responses in."""
+
+import select
+import socket
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import h11
+
+DEADLINE = 15.0  # seconds; how long a test waits for what must happen
+
+
+def request(
+    path: str = "/hello",
+    *headers: str,
+    method: str = "GET",
+    version: str = "1.1",
+    host: str | None = "localhost",
+    body: bytes = b"",
+) -> bytes:
+    """The bytes of one request; a body gets its Content-Length."""
+    lines = [f"{method} {path} HTTP/{version}"]
+    lines += [f"Host: {host}"] if host is not None else []
+    lines += headers
+    lines += [f"Content-Length: {len(body)}"] if body else []
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
+
+
+def chunked(*parts: bytes) -> bytes:
+    """A whole chunked body."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+@dataclass
+class Reply:
+    status: int
+    version: str
+    headers: dict[str, str]
+    body: bytes = b""
+    interim: list[int] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+
+class Wire:
+    """A client's end of one connection, byte for byte."""
+
+    def __init__(self, address: Any, family: int | None = None, receive_buffer: int = 0, send_buffer: int = 0) -> None:
+        if family is None:
+            family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.socket.settimeout(DEADLINE)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if send_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        self.socket.connect(address)
+        self._unparsed = b""
+
+    def __enter__(self) -> "Wire":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def ask(self, path: str = "/hello", *headers: str, **options: Any) -> Reply:
+        """A request and its reply."""
+        self.send(request(path, *headers, **options))
+        return self.reply(options.get("method", "GET"))
+
+    def reply(self, method: str = "GET") -> Reply:
+        """Read one whole response, interim ones before it; h11.RemoteProtocolError if it is cut short."""
+        parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+        parser.send(h11.Request(method=method, target="/", headers=[("host", "localhost")]))
+        parser.send(h11.EndOfMessage())
+        if self._unparsed:  # b"" would mean the end
+            parser.receive_data(self._unparsed)
+        interim: list[int] = []
+        reply: Reply | None = None
+        body: list[bytes] = []
+        while True:
+            event = parser.next_event()
+            if event is h11.NEED_DATA:
+                parser.receive_data(self.socket.recv(65536))
+            elif isinstance(event, h11.InformationalResponse):
+                interim.append(event.status_code)
+            elif isinstance(event, h11.Response):
+                headers = {name.decode(): value.decode("latin-1") for name, value in event.headers}
+                reply = Reply(event.status_code, event.http_version.decode(), headers, interim=interim)
+            elif isinstance(event, h11.Data):
+                body.append(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                break
+            else:
+                raise ConnectionError(f"no reply, but {event!r}")
+        assert reply is not None
+        reply.body = b"".join(body)
+        self._unparsed = parser.trailing_data[0]
+        return reply
+
+    def until(self, end: bytes) -> bytes:
+        """Read up to and with `end`."""
+        while end not in self._unparsed:
+            data = self.socket.recv(65536)
+            if not data:
+                raise ConnectionError(f"the connection ended after {self._unparsed!r}")
+            self._unparsed += data
+        found, _, self._unparsed = self._unparsed.partition(end)
+        return found + end
+
+    def rest(self) -> bytes:
+        """Read until the server closes; a reset is an error."""
+        parts = [self._unparsed]
+        self._unparsed = b""
+        while data := self.socket.recv(65536):
+            parts.append(data)
+        return b"".join(parts)
+
+    def count(self) -> int:
+        """How many bytes come until the server closes; nothing is kept."""
+        total = len(self._unparsed)
+        self._unparsed = b""
+        while data := self.socket.recv(1 << 20):
+            total += len(data)
+        return total
+
+    def is_silent(self) -> bool:
+        """Nothing has come, not even an end."""
+        return self.stays_silent(0)
+
+    def stays_silent(self, seconds: float) -> bool:
+        """Nothing comes for so long, not even an end."""
+        return not self._unparsed and not select.select([self.socket], [], [], seconds)[0]
+
+    def say_no_more(self) -> None:
+        """Close for writing only."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+
+def refuses_connections(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(DEADLINE)
+        return sock.connect_ex((host, port)) != 0
+
+
+# -- many connections ---------------------------------------------------------------------------------
+
+
+class Load:
+    """Clients that ask and ask over persistent connections until told to stop."""
+
+    def __init__(self, address: Any, path: str = "/hello", clients: int = 4) -> None:
+        self.failures: list[str] = []
+        self.replies = 0
+        self._address = address
+        self._path = path
+        self._stopping = False
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stopping = True
+        for thread in self._threads:
+            thread.join(DEADLINE)
+
+    def _client(self) -> None:
+        while not self._stopping:
+            try:
+                with Wire(self._address) as wire:
+                    self._use(wire)
+            except (OSError, h11.RemoteProtocolError) as exc:
+                self._note(f"{type(exc).__name__}: {exc}")
+
+    def _use(self, wire: Wire) -> None:
+        asked = 0
+        while not self._stopping:
+            asked += 1
+            try:
+                reply = wire.ask(self._path)
+            except (OSError, h11.RemoteProtocolError) as exc:
+                raise ConnectionError(f"request {asked} of a connection: {exc!r}") from exc
+            self._note(None if reply.status == 200 else f"status {reply.status}")
+            if reply.headers.get("connection") == "close":
+                break
+
+    def _note(self, failure: str | None) -> None:
+        with self._changed:
+            if failure:
+                self.failures.append(failure)
+            else:
+                self.replies += 1
+            self._changed.notify_all()
+
+    def wait_for_more(self, replies: int = 200) -> None:
+        """Until so many more requests have been answered."""
+        with self._changed:
+            goal = self.replies + replies
+            assert self._changed.wait_for(lambda: self.replies >= goal, DEADLINE), self.failures[:5]

@@ -1,0 +1,210 @@
+"""Signals, to the master and to a worker: how a server stops, reloads and turns its logs over."""
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from .client import Load, Wire, request
+from .harness import Serve, Server, eventually
+
+TERM, INT, QUIT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1
+
+
+def request_in_flight(server: Server) -> Wire:
+    """A request that the application has begun and that it ends when four bytes of body have come."""
+    wire = server.connect(request("/body", "Content-Length: 4", method="POST"))
+    server.log.wait_for("called POST /body")
+    return wire
+
+
+# -- TERM
+
+
+def test_term_lets_a_request_in_flight_finish_and_exits_with_0(serve: Serve) -> None:
+    server = serve("apps:app", "--keep-alive", "60")
+    idle = server.connect()
+    assert idle.ask("/hello").status == 200
+    fresh = server.connect()
+    busy = request_in_flight(server)
+    server.signal(TERM)
+    assert idle.rest() == b""
+    assert fresh.rest() == b""
+    eventually(server.refuses_connections)
+    assert busy.is_silent()
+    busy.send(b"done")
+    reply = busy.reply()
+    assert (reply.status, reply.body, reply.headers["connection"]) == (200, b"done", "close")
+    assert busy.rest() == b""
+    assert server.wait() == 0
+    assert "Traceback" not in server.log
+
+
+def test_term_lets_requests_that_were_pipelined_before_it_finish(serve: Serve) -> None:
+    server = serve("apps:app", "--keep-alive", "60")
+    idle = server.connect()
+    assert idle.ask("/hello").status == 200
+    busy = request_in_flight(server)
+    server.signal(TERM)
+    assert idle.rest() == b""
+    busy.send(b"done" + request("/path/late"))
+    first = busy.reply()
+    assert first.body == b"done"
+    if first.headers.get("connection") != "close":  # what is announced is kept
+        assert busy.reply().text == "/path/late"
+    assert busy.rest() == b""
+    assert server.wait() == 0
+
+
+def test_term_while_a_reply_is_streamed_lets_it_end(serve: Serve) -> None:
+    server = serve("apps:app", "--keep-alive", "60")
+    idle = server.connect()
+    assert idle.ask("/hello").status == 200
+    wire = server.connect(request("/pour/sized/32"), receive_buffer=65536)
+    wire.until(b"\r\n\r\n")
+    server.signal(TERM)
+    assert idle.rest() == b""
+    assert wire.count() == 32 << 20
+    assert server.wait() == 0
+
+
+def test_term_repeated_to_a_draining_worker_changes_nothing(serve: Serve) -> None:
+    server = serve("apps:app", "--keep-alive", "60")
+    old = server.worker
+    start = server.log.position()
+    idle = server.connect()
+    assert idle.ask("/hello").status == 200
+    busy = request_in_flight(server)
+    server.signal(TERM, old)
+    assert idle.rest() == b""  # it drains
+    for _ in range(5):
+        server.signal(TERM, old)
+    busy.send(b"done")
+    assert busy.reply().body == b"done"
+    assert server.wait_for_new_worker(start) != old
+    server.log.wait_for(rf"Worker exiting \(pid: {old}\)")
+    assert server.ask("/hello").status == 200
+    assert not server.log.lines(r"exited with code|was sent SIG", after=start)
+
+
+def test_a_request_past_graceful_timeout_is_cancelled_and_named(serve: Serve) -> None:
+    server = serve("apps:app", "--graceful-timeout", "2")
+    wire = server.connect(request("/forever/and/ever"))
+    server.log.wait_for("called GET /forever")
+    start = server.log.position()
+    server.signal(TERM)
+    server.log.wait_for("cancelled /forever/and/ever", after=start)
+    assert server.log.lines("GET /forever/and/ever", after=start)
+    wire.rest()
+    assert server.wait() == 0
+    server.log.wait_for(rf"Worker exiting \(pid: {server.worker}\)")  # SIGKILL would not have let it say so
+
+
+def test_a_worker_drains_longer_than_timeout_without_being_taken_for_hung(serve: Serve) -> None:
+    server = serve("apps:app", "--timeout", "2", "--graceful-timeout", "60")
+    wire = server.connect(request("/body", "Content-Length: 12", method="POST"))
+    server.log.wait_for("called POST /body")
+    server.signal(TERM, server.worker)  # the master, that knows nothing of it, goes on watching
+    for _ in range(12):
+        assert wire.stays_silent(0.5)
+        wire.send(b"a")
+    reply = wire.reply()
+    assert (reply.body, reply.headers["connection"]) == (b"a" * 12, "close")
+    assert "WORKER TIMEOUT" not in server.log
+
+
+# -- INT and QUIT
+
+
+@pytest.mark.parametrize("number", [INT, QUIT])
+def test_a_quick_stop_does_not_wait_for_a_request_that_hangs(serve: Serve, number: signal.Signals) -> None:
+    server = serve("apps:app", "--graceful-timeout", "60")
+    wire = server.connect(request("/forever"))
+    server.log.wait_for("called GET /forever")
+    server.signal(number)
+    assert server.wait(within=20) == 0
+    assert wire.count() == 0
+    server.log.wait_for(rf"Worker exiting \(pid: {server.worker}\)")
+
+
+@pytest.mark.parametrize("number", [INT, QUIT])
+def test_a_quick_stop_of_one_worker_has_it_replaced(serve: Serve, number: signal.Signals) -> None:
+    server = serve()
+    start = server.log.position()
+    server.signal(number, server.worker)
+    server.wait_for_new_worker(start)
+    assert server.ask("/hello").status == 200
+    assert not server.log.lines("exited with code", after=start)
+
+
+# -- under load
+
+
+def reload(server: Server, workers: int) -> None:
+    """HUP, until every worker has been replaced."""
+    start = server.log.position()
+    old = server.ready_workers()[-workers:]
+    server.signal(HUP)
+    eventually(lambda: len(server.ready_workers(after=start)) == workers)
+    for pid in old:
+        server.log.wait_for(rf"Worker exiting \(pid: {pid}\)", after=start)
+
+
+def test_hup_under_load_fails_no_request(serve: Serve) -> None:
+    server = serve("apps:app", workers=2)
+    with Load(server.address, "/quiet") as load:
+        for _ in range(3):
+            load.wait_for_more()
+            reload(server, workers=2)
+        load.wait_for_more()
+    assert load.failures == []
+    assert "Traceback" not in server.log
+
+
+def test_term_of_one_worker_under_load_fails_no_request(serve: Serve) -> None:
+    server = serve("apps:app", workers=2)
+    with Load(server.address, "/quiet") as load:
+        load.wait_for_more()
+        start = server.log.position()
+        server.signal(TERM, server.ready_workers()[0])
+        server.wait_for_new_worker(start)
+        load.wait_for_more()
+    assert load.failures == []
+
+
+def test_max_requests_under_load_fails_no_request(serve: Serve) -> None:
+    server = serve("apps:app", "--max-requests", "100", "--max-requests-jitter", "50", workers=2)
+    with Load(server.address, "/quiet") as load:
+        load.wait_for_more(1000)
+    assert load.failures == []
+    assert len(server.ready_workers()) > 4
+    assert "exited with code" not in server.log
+
+
+# -- USR1
+
+
+def test_usr1_reopens_the_error_log_after_it_was_moved(serve: Serve, tmp_path: Path) -> None:
+    log, moved = tmp_path / "error.log", tmp_path / "error.log.1"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        fd = listener.fileno()
+        server = serve("apps:app", "--log-file", str(log), bind=f"fd://{fd}", pass_fds=(fd,))
+
+        def fail() -> None:
+            with Wire(listener.getsockname()) as wire:
+                assert wire.ask("/fail/RuntimeError").status == 500
+
+        def reopened() -> bool:
+            fail()
+            return log.exists() and "as the application likes" in log.read_text()
+
+        fail()
+        eventually(lambda: "as the application likes" in log.read_text())
+        log.rename(moved)
+        server.signal(USR1)
+        eventually(reopened)
+        size = moved.stat().st_size
+        fail()
+        assert moved.stat().st_size == size
+        assert len(server.ready_workers()) == 1  # the same worker goes on
