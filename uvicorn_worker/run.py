@@ -21,7 +21,7 @@ _log = logging.getLogger("uvicorn_worker")
 
 
 def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
-    """Serve ``app`` on ``host`` and ``port`` until Ctrl-C or SIGTERM.
+    """Serve ``app`` on ``host`` and ``port`` until Ctrl-C or SIGTERM; a second one doesn't wait for requests.
 
     ``app`` is an application or its name, ``'module:attribute'``. ``options`` are those of ``CONFIG_KWARGS``. In a
     thread that runs a loop already, as in a notebook, the server gets a thread of its own.
@@ -62,7 +62,7 @@ def _stop_at_signals(server: Server) -> None:
     if threading.current_thread() is threading.main_thread():
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, server.stop)
+            loop.add_signal_handler(number, server.stop_or_abort)
 
 
 def _serve_in_thread(app: Any, settings: Settings, listener: socket.socket) -> None:
@@ -71,7 +71,7 @@ def _serve_in_thread(app: Any, settings: Settings, listener: socket.socket) -> N
 
     def ready(server: Server) -> None:
         loop = asyncio.get_running_loop()
-        stops.append(lambda: loop.call_soon_threadsafe(server.stop))
+        stops.append(lambda: loop.call_soon_threadsafe(server.stop_or_abort))
 
     def serve() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -79,9 +79,9 @@ def _serve_in_thread(app: Any, settings: Settings, listener: socket.socket) -> N
 
     thread = threading.Thread(target=serve, name="uvicorn_worker")
     thread.start()
-    try:
-        thread.join()
-    except KeyboardInterrupt:
-        for stop in stops:
-            stop()
-        thread.join()
+    while thread.is_alive():
+        try:
+            thread.join()
+        except KeyboardInterrupt:
+            for stop in stops:
+                stop()

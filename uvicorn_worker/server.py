@@ -20,7 +20,6 @@ from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.protocol import HTTP11Protocol
 from uvicorn_worker.interfaces.channels import HTTPChannels
 from uvicorn_worker.interfaces.detect import Interface, detect_interface
-from uvicorn_worker.observe import Observer
 from uvicorn_worker.service import Service
 
 # Connections taken from a listener in one turn of the loop: few, so that workers that share it get even shares.
@@ -56,7 +55,6 @@ class Server:
         log: Log,
         *,
         tls: ssl.SSLContext | None = None,
-        observer: Observer | None = None,
         heartbeat: Callable[[], None] | None = None,
         max_requests: int = 0,
     ) -> None:
@@ -69,10 +67,9 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._service = Service(app, settings, log, self._loop, Clock(time.monotonic(), time.time()))
         self._service.scheme = "https" if tls else "http"
-        self._service.observer = observer
         self._service.on_less = self._less
         self._service.on_quota = self._quota_reached
-        self._service.requests_left = max_requests
+        self._service.requests_left = max_requests or None
         self._ceiling = settings.worker_connections or _descriptor_ceiling()
         #: Connections that are accepted, and not made yet.
         self._connecting: set[asyncio.Task[None]] = set()
@@ -87,6 +84,12 @@ class Server:
         """Begin to drain; :meth:`serve` returns when that is done. More calls change nothing."""
         if not self._stopping.done():
             self._stopping.set_result(None)
+
+    def stop_or_abort(self) -> None:
+        """Begin to drain or, where that has begun, end everything now."""
+        if self._stopping.done():
+            self.abort()
+        self.stop()
 
     async def serve(self) -> None:
         """Serve until :meth:`stop`, then let what is under way finish within ``graceful_timeout``."""
@@ -147,7 +150,9 @@ class Server:
                 self._log_once_exhausted(error)
                 return False
             connection.setblocking(False)
-            task = self._loop.create_task(self._connect(connection, address))
+            task = self._loop.create_task(
+                self._connect(connection, address), context=self._service.context.copy()
+            )
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
         return True
@@ -216,7 +221,7 @@ class Server:
     async def _wait_for_quiet(self, seconds: float) -> None:
         try:
             await asyncio.wait_for(self._quiet.wait(), seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass  # The callers look at what is left.
 
     async def _end_the_rest(self) -> None:

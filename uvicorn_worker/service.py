@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
+from typing import Any
 
 from uvicorn_worker._types import Application, Connection, Log, Running
 from uvicorn_worker.clock import Clock
-from uvicorn_worker.config import Settings
+from uvicorn_worker.config import SLICE, Settings
 from uvicorn_worker.http11.wire import Prefixes
-from uvicorn_worker.observe import Observer
 
 
 class Service:
@@ -21,13 +21,13 @@ class Service:
         "clock",
         "connections",
         "context",
+        "create_task",
         "draining",
         "head_waits",
         "idle_waits",
         "linger_waits",
         "log",
         "loop",
-        "observer",
         "on_less",
         "on_quota",
         "prefixes",
@@ -35,6 +35,7 @@ class Service:
         "running",
         "scheme",
         "settings",
+        "slice_without_limits",
         "stall_waits",
     )
 
@@ -47,11 +48,15 @@ class Service:
         self.loop = loop
         self.clock = clock
         self.scheme = "http"
-        self.observer: Observer | None = None
-        #: Each request runs in a copy of it.
+        #: Connections begin in copies of it, and so do the tasks of their requests.
         self.context = copy_context()
+        # A task made by the loop is named by a number, which costs 2,000 instructions to write out; only a loop
+        # that was given a factory has something to say in the matter.
+        self.create_task: Callable[..., asyncio.Task[None]] = _by_factory if loop.get_task_factory() else asyncio.Task
         self.prefixes = Prefixes(settings.server_header, settings.headers, settings.date_header)
         self.prefixes.refresh(clock.date)
+        #: A slice of so many bytes can't go over a limit of a head.
+        self.slice_without_limits = 0 if settings.has_tight_limits else min(SLICE, 4 * settings.field_count_limit)
         self.connections: set[Connection] = set()
         self.running: set[Running] = set()
         #: Whether the worker is on its way out: every reply announces the end of its connection.
@@ -60,8 +65,8 @@ class Service:
         self.idle_waits = clock.deadlines(settings.keepalive)
         self.stall_waits = clock.deadlines(settings.timeout)
         self.linger_waits = clock.deadlines(settings.linger_timeout)
-        #: Requests until ``on_quota`` is called (Gunicorn ``max_requests``); never, where it begins at 0.
-        self.requests_left = 0
+        #: Requests until ``on_quota`` is called (Gunicorn ``max_requests``).
+        self.requests_left: int | None = None
         self.on_quota: Callable[[], None] = _nothing
         #: Called when a connection or a call of the application has ended.
         self.on_less: Callable[[], None] = _nothing
@@ -70,6 +75,19 @@ class Service:
         """Move the clock on, as :meth:`Clock.tick`, and what depends on it."""
         self.clock.tick(now, wall)
         self.prefixes.refresh(self.clock.date)
+
+    def count_request(self) -> None:
+        """Count one more of the requests that the worker may serve."""
+        if self.requests_left is not None:
+            self.requests_left -= 1
+            if self.requests_left == 0:
+                self.on_quota()
+
+
+def _by_factory(
+    coroutine: Coroutine[Any, Any, None], *, loop: asyncio.AbstractEventLoop, name: str
+) -> asyncio.Task[None]:
+    return loop.create_task(coroutine, name=name)
 
 
 def _nothing() -> None:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import uvloop
 from gunicorn import sock
@@ -69,6 +69,10 @@ class UvicornWorker(Worker):
             self._fail_boot(f"The application could not be imported: {error}", Arbiter.APP_LOAD_ERROR)
         except AppImportError as error:
             self._fail_boot(f"The application could not be loaded: {error}", Arbiter.APP_LOAD_ERROR)
+        except WorkerExit:
+            raise
+        except SystemExit as error:
+            self._fail_boot(f"The application exited when it was imported: {error}", Arbiter.WORKER_BOOT_ERROR)
         except InvalidApplication as error:
             self._fail_boot(f"Not an application: {error}", Arbiter.WORKER_BOOT_ERROR)
 
@@ -77,7 +81,7 @@ class UvicornWorker(Worker):
         uri = getattr(self.app, "app_uri", None) or ""
         return name is not None and f"{uri.partition(':')[0]}.".startswith(f"{name}.")
 
-    def _fail_boot(self, line: str, status: int) -> None:
+    def _fail_boot(self, line: str, status: int) -> NoReturn:
         self.log.error(line)
         sys.exit(status)
 
@@ -102,8 +106,7 @@ class UvicornWorker(Worker):
             return context
         except Exception as error:
             self.log.exception("TLS can't be set up")
-            self._fail_boot(f"TLS can't be set up from certfile, keyfile and ca_certs: {error}", Arbiter.WORKER_BOOT_ERROR)
-            raise
+            self._fail_boot(f"TLS can't be set up: {error}", Arbiter.WORKER_BOOT_ERROR)
 
     async def _serve(self, tls: ssl.SSLContext | None) -> None:
         self._server = Server(
@@ -164,6 +167,7 @@ class UvicornWorker(Worker):
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has missed the heartbeat. Say where the worker hangs, and end."""
         self.alive = False
-        self.log.critical("Worker (pid:%s) was aborted while it ran:\n%s", self.pid, "".join(traceback.format_stack(frame)))
+        stack = "".join(traceback.format_stack(frame))
+        self.log.critical("Worker (pid:%s) was aborted while it ran:\n%s", self.pid, stack)
         self.cfg.worker_abort(self)
         raise WorkerExit(1)

@@ -1,9 +1,8 @@
 """One request and its response.
 
-Everything that moves the state of either is in this file. The body of the request is READING until all of it came
-(COMPLETE) or can't come any more (BROKEN); DROPPING is a body that nobody will read. The reply is WAITING for its
-head, which is HELD to the end of the loop's turn for content to join it, and OPEN until it is FINISHED. It is GONE
-when there is nobody to send it to, or no way to end it well.
+Everything that moves the state of the response is in this file; of the request, its body is still on its way. The
+reply is WAITING for its head, which is HELD to the end of the loop's turn for content to join it, and OPEN until it is
+FINISHED. It is GONE when there is nobody to send it to, or no way to end it well.
 """
 
 from __future__ import annotations
@@ -14,18 +13,13 @@ from enum import IntEnum
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from uvicorn_worker._types import Address, Application, ReplyFields, RequestFields
+from uvicorn_worker._types import Address, Application, Message, ReplyFields, RequestFields
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, IllegalMove, InvalidReply, RequestRefused, WorkerExit
 from uvicorn_worker.http11 import framing, wire
-from uvicorn_worker.observe import Record
+from uvicorn_worker.http11.body import ABSENT, BROKEN, COMPLETE, EXPECTED, READING, BodyWire, RequestBody
+from uvicorn_worker.http11.framing import Target
+from uvicorn_worker.http11.wire import LAST_LENGTH_LINES, LINES
 from uvicorn_worker.service import Service
-
-
-class Body(IntEnum):
-    READING = 0
-    COMPLETE = 1
-    BROKEN = 2
-    DROPPING = 3
 
 
 class Reply(IntEnum):
@@ -37,42 +31,37 @@ class Reply(IntEnum):
 
 
 # A global is looked up in a fraction of the time of an attribute of the enumeration, which is tested all the time.
-READING, COMPLETE, BROKEN, DROPPING = Body
 WAITING, HELD, OPEN, FINISHED, GONE = Reply
 
 # Past this many bytes, content is written beside its head instead of being copied behind it.
 _COPY_BOUND = 16 * 1024
 
-_BODILESS_STATUSES = frozenset((204, 304))
+# RFC 9110 section 6.4.1.
+_BODILESS_STATUSES = frozenset((204, 304, *wire.INTERIM_STATUSES))
 
 
-class Wire(Protocol):
+class Wire(BodyWire, Protocol):
     """The connection, as its exchanges see it."""
 
     __slots__ = ()
 
-    service: Service
-    client: Address | None
-    server: Address | None
+    template: Message
+    keeps_alive: bool
     write_paused: bool
 
     def write(self, data: bytes, /) -> None: ...
+
+    def is_closing(self) -> bool:
+        """Whether what is written may lead nowhere."""
+        ...
 
     async def room_to_write(self) -> None:
         """Return when the client has read enough, or has gone."""
         ...
 
-    def body_filled(self) -> None:
-        """The exchange holds as much unread body as it may."""
+    def go_on(self, exchange: Exchange) -> None:
+        """The exchange is over, its request read and its reply written: turn to the next."""
         ...
-
-    def body_emptied(self) -> None: ...
-
-    def body_awaited(self) -> None: ...
-
-    def body_arrived(self) -> None: ...
-
-    def reply_finished(self, exchange: Exchange) -> None: ...
 
     def refuse_body(self, exchange: Exchange, refusal: RequestRefused) -> None: ...
 
@@ -80,99 +69,97 @@ class Wire(Protocol):
         """End the connection so that the client can tell that the reply is not whole."""
         ...
 
-    def exchange_ended(self, exchange: Exchange) -> None: ...
+    def exchange_ended(self, exchange: Exchange) -> None:
+        """The application's call has returned, or more came of its body than is worth dropping."""
+        ...
 
 
-class Exchange:
+class Exchange(RequestBody):
     """A parsed request head with its body as it arrives, and the response as it leaves."""
 
     __slots__ = (
-        "_buffered",
-        "_chunks",
-        "_failure",
         "_framing",
         "_head",
         "_left",
         "_name",
-        "_task",
-        "_waiter",
-        "body",
-        "body_length",
         "connection",
-        "expects_continue",
-        "has_body",
         "headers",
+        "is_usual",
         "keep_alive",
         "method",
-        "record",
         "reply",
         "target",
+        "task",
         "version",
     )
 
-    def __init__(self, connection: Wire, method: str, target: bytes, version: str, headers: RequestFields) -> None:
+    # What only some exchanges need is set when they come to need it: each attribute costs 75 instructions a request.
+    connection: Wire
+    _framing: framing.Framing
+    _head: bytes
+    _left: int | None
+    _name: str
+    task: asyncio.Task[None] | None
+
+    def __init__(self, connection: Wire, method: str, target: Target, headers: RequestFields) -> None:
         self.connection = connection
         self.method = method
         self.target = target
-        self.version = version
+        self.version = "1.1"
         self.headers = headers
         #: Whether the connection outlives this exchange, as far as is known yet.
-        self.keep_alive = True
-        self.has_body = False
-        #: Bytes of the body still to come; ``None`` where only its end will tell.
-        self.body_length: int | None = 0
-        self.expects_continue = False
-        self.body = COMPLETE
+        self.keep_alive = connection.keeps_alive
+        #: Whether nothing about the request changes how a whole response looks, but for its method.
+        self.is_usual = connection.keeps_alive
+        self.body = ABSENT
         self.reply = WAITING
-        self.record: Record | None = None
-        self._buffered = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._name: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.method} {self.target.decode('latin-1')}"
+        return f"{self.method} {self.target.path}"
 
     @property
     def ends_with_connection(self) -> bool:
         """Whether the content under way is delimited by nothing but the end of the connection."""
         return self.reply is OPEN and self._framing is framing.plain and self._left is None
 
+    def end_connection(self) -> None:
+        """The connection ends with this exchange, and its response says so if it still can."""
+        self.keep_alive = self.is_usual = False
+
     # The call of the application.
 
-    def begin(self) -> None:
-        """Call the application, in a task and a context of its own."""
-        service = self.connection.service
-        service.running.add(self)
-        if service.observer is not None:
-            self.record = service.observer.begin(self)
-        self._task = service.loop.create_task(self._run(service), context=service.context.copy())
+    @classmethod
+    def template_for(cls, service: Service, client: Address | None, server: Address | None) -> Message:
+        """What an interface tells the application of every request of one connection."""
+        raise NotImplementedError
 
     def call(self, app: Application) -> Coroutine[Any, Any, None]:
         """The application's coroutine for this request; an interface says how it is made."""
         raise NotImplementedError
 
-    async def _run(self, service: Service) -> None:
+    async def run(self, service: Service) -> None:
+        """Call the application, and see that its request gets an answer; :attr:`task` is what runs this."""
         try:
             await self.call(service.app)
-            if self.reply < FINISHED:
+            if self.reply is not FINISHED and self.reply is not GONE:
                 self._answer_for_the_application("returned without finishing its reply", None)
         except (WorkerExit, GeneratorExit):
             raise
         except BaseException as error:  # SystemExit too: an application doesn't end the worker (and its siblings).
             self._application_raised(error)
         service.running.discard(self)
-        self._task = None
-        self.connection.exchange_ended(self)
+        self.task = None
+        if self.body is not ABSENT or service.draining:
+            self.connection.exchange_ended(self)
 
     def cancel(self) -> None:
         """Cancel the call of the application."""
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     def _application_raised(self, error: BaseException) -> None:
         if isinstance(error, ClientDisconnected) and (self.reply is GONE or self.body is BROKEN):
-            if self.reply is WAITING and isinstance(self._failure, BodyStalled):
+            if self.reply is WAITING and error is self._failure and isinstance(error, BodyStalled):
                 refusal = RequestRefused(HTTPStatus.REQUEST_TIMEOUT, "The body of the request stalled")
                 self.connection.refuse_body(self, refusal)
             elif self.reply < FINISHED:
@@ -204,14 +191,41 @@ class Exchange:
 
         Raises :class:`InvalidReply`, :class:`IllegalMove` or :class:`ClientDisconnected`, having sent nothing.
         """
-        head, content = self._make_head(status, fields, content)
-        if len(content) > _COPY_BOUND:
-            self.connection.write(head)
-            self.connection.write(content)
+        if self.reply is not WAITING:
+            self._check_move("a second start")
+        connection = self.connection
+        service = connection.service
+        if not self.is_usual or self.method == "HEAD" or status in _BODILESS_STATUSES:
+            return self._send_whole_unusual(status, fields, content)
+        lines = b""
+        try:
+            for name, value in fields:
+                lines += LINES[name, value]
+        except (wire.DecisiveField, TypeError, ValueError):
+            return self._send_whole_unusual(status, fields, content)
+        length = len(content)
+        if length > _COPY_BOUND:
+            connection.write(b"".join((service.prefixes[status], lines, LAST_LENGTH_LINES[length])))
+            connection.write(content)
         else:
-            self.connection.write(head + content)
+            connection.write(b"".join((service.prefixes[status], lines, LAST_LENGTH_LINES[length], content)))
         self.reply = FINISHED
-        self.connection.reply_finished(self)
+        connection.go_on(self)
+
+    def _send_whole_unusual(self, status: int, fields: ReplyFields, content: bytes) -> None:
+        """The same where something but the length decides how the response looks."""
+        if status in wire.INTERIM_STATUSES:
+            return self._send_interim(status, fields)
+        head, content = self._make_head(status, fields, content)
+        self.connection.write(head + content if len(content) <= _COPY_BOUND else head)
+        if len(content) > _COPY_BOUND:
+            self.connection.write(content)
+        self._finish()
+
+    def _finish(self) -> None:
+        self.reply = FINISHED
+        if self.body is ABSENT or self.body is COMPLETE:
+            self.connection.go_on(self)
 
     def start(self, status: int, fields: ReplyFields) -> None:
         """Start a response whose content is written later. The head leaves with the first of it, or by itself at the
@@ -244,14 +258,14 @@ class Exchange:
             self.reply = OPEN
         if data:
             self.connection.write(data)
-        if self.record is not None:
-            self.record.sent += len(content)
         if finish:
-            self.reply = FINISHED
-            self.connection.reply_finished(self)
+            self._finish()
 
     async def drain(self) -> None:
         """Wait until the client has read enough for more to be written; raises :class:`ClientDisconnected`."""
+        if self.connection.is_closing():
+            # That a write has failed is told in the loop's next turn, which a sender that never waits keeps away.
+            await asyncio.sleep(0)
         while self.connection.write_paused and self.reply is not GONE:
             await self.connection.room_to_write()
         if self.reply is GONE:
@@ -262,24 +276,12 @@ class Exchange:
         if self.reply is not WAITING:
             self._check_move("a second start")
         service = self.connection.service
-        if self.record is not None:
-            fields = list(fields)
         lines, given = wire.encode_fields(fields)
-        try:
-            prefix = service.prefixes[status]
-        except (KeyError, TypeError):
-            raise InvalidReply(f"status must be a whole number from 100 to 599, not {status!r}") from None
-        if given or content is None or status in _BODILESS_STATUSES or self.method == "HEAD":
-            if given:
-                prefix = service.prefixes.beside(status, given)
-            line, content = self._delimit(status, content, given)
-        else:
-            line = b"content-length: %d\r\n" % len(content)
-        if self.record is not None:
-            self.record.answer(status, fields, len(content))
-        return b"%b%b%b%b\r\n" % (prefix, lines, line, self._connection_line(service)), content
+        prefix = service.prefixes.beside(status, given) if given else service.prefixes[status]
+        line, content = self._delimit(status, content, given)
+        return b"".join((prefix, lines, line, self._connection_line(service), b"\r\n")), content
 
-    def _delimit(self, status: int, content: bytes | None, given: dict[int, list[bytes]]) -> tuple[bytes, bytes]:
+    def _delimit(self, status: int, content: bytes | None, given: dict[bytes, list[bytes]]) -> tuple[bytes, bytes]:
         """Choose how the content is delimited: the field that says so, and what of ``content`` is sent."""
         declared = None
         if wire.CONTENT_LENGTH in given:
@@ -306,20 +308,20 @@ class Exchange:
 
     def _connection_line(self, service: Service) -> bytes:
         """Settle whether the connection is kept, and say so where the client can't know it (RFC 9112 section 9.3)."""
-        if self.body is READING and self._body_is_too_long(service):
-            self.keep_alive = False
-        if not self.keep_alive or service.draining:
+        if not self.keep_alive or self._rest_is_too_long(service):
             self.keep_alive = False
             return b"connection: close\r\n"
         return b"" if self.version == "1.1" else b"connection: keep-alive\r\n"
 
-    def _body_is_too_long(self, service: Service) -> bool:
+    def _rest_is_too_long(self, service: Service) -> bool:
         """Whether the rest of the body, if unread, would not be worth reading to keep the connection.
 
         A client that waits for 100 (Continue) may send its body or not once it has a final answer, so what follows
         can't be told to be a body or a request.
         """
-        return self.expects_continue or (self.body_length or 0) > service.settings.unread_body_limit
+        if self.body is READING:
+            return self.body_length is not None and self.body_length > service.settings.unread_body_limit
+        return self.body is EXPECTED
 
     def _count(self, size: int, finish: bool) -> None:
         left = (self._left or 0) - size
@@ -352,86 +354,6 @@ class Exchange:
             self.connection.write(self._head)
             self.reply = OPEN
 
-    # The body of the request.
-
-    async def receive_body(self) -> tuple[bytes, bool]:
-        """What has come of the body since the last call, and whether more is to come; waits for the first byte.
-
-        Raises :class:`ClientDisconnected` where the rest won't come.
-        """
-        if self.body is READING and not self._buffered:
-            await self._wait_for_body()
-        if self._buffered:
-            content = b"".join(self._chunks)
-            self._chunks.clear()
-            self._buffered = 0
-            self.connection.body_emptied()
-            return content, self.body is not COMPLETE
-        if self.body is BROKEN:
-            raise self._failure
-        return b"", False
-
-    async def _wait_for_body(self) -> None:
-        if self._waiter is not None:
-            raise IllegalMove("the body is received by another task already")
-        connection = self.connection
-        if self.expects_continue:
-            self.expects_continue = False
-            if self.reply is WAITING:
-                connection.write(wire.CONTINUE)
-        self._waiter = connection.service.loop.create_future()
-        connection.body_awaited()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            connection.body_arrived()
-
-    def expect_body(self, length: int | None) -> None:
-        """A body of ``length`` bytes follows the head, or one that tells its end itself."""
-        self.has_body = True
-        self.body = READING
-        self.body_length = length
-        self._chunks: list[bytes] = []
-
-    def feed(self, data: bytes) -> None:
-        """Take the next bytes of the body."""
-        size = len(data)
-        if self.body_length is not None:
-            self.body_length -= size
-        self._buffered += size
-        settings = self.connection.service.settings
-        if self.body is DROPPING:
-            if self._buffered > settings.unread_body_limit:
-                self.keep_alive = False
-                self.connection.exchange_ended(self)
-        elif self.body is READING:
-            self._chunks.append(data)
-            self._wake()
-            if self._buffered > settings.request_body_buffer:
-                self.connection.body_filled()
-
-    def body_complete(self) -> None:
-        """The last byte of the body has been fed."""
-        self.expects_continue = False
-        if self.body is not BROKEN:
-            self.body = COMPLETE
-            self._wake()
-
-    def drop_body(self) -> None:
-        """Nobody will read the rest of the body."""
-        self.body = DROPPING
-        self._buffered = 0
-        self._chunks.clear()
-        self.connection.body_emptied()
-
-    def break_body(self, failure: ClientDisconnected) -> None:
-        """The rest of the body won't come: whoever waits for it gets ``failure``."""
-        if self.body is READING:
-            self.body = BROKEN
-            self._failure = failure
-            self._wake()
-
     def client_gone(self) -> None:
         """There is nobody to answer any more."""
         self.break_body(ClientDisconnected("the client has gone"))
@@ -439,6 +361,17 @@ class Exchange:
         if self.reply is not FINISHED:
             self.reply = GONE
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    # What the body asks for.
+
+    def _ask_for_body(self) -> None:
+        if self.reply is WAITING:
+            self.connection.write(wire.CONTINUE)
+
+    def _give_body_up(self) -> None:
+        self.end_connection()
+        self.connection.exchange_ended(self)
+
+    def body_complete(self) -> None:
+        super().body_complete()
+        if self.reply is FINISHED and self.body is COMPLETE:
+            self.connection.go_on(self)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from uvicorn_worker._types import RequestFields
 from uvicorn_worker.errors import InvalidReply, RequestRefused
 
 #: Methods of RTSP that the parser knows and HTTP does not have.
-RTSP_METHODS = frozenset(
+_RTSP_METHODS = frozenset(
     (b"DESCRIBE", b"ANNOUNCE", b"SETUP", b"PLAY", b"PAUSE", b"TEARDOWN", b"GET_PARAMETER", b"SET_PARAMETER")
     + (b"REDIRECT", b"RECORD", b"FLUSH")
 )
 
-#: Request fields that decide something here; all others are the application's alone.
-DECISIVE_FIELDS = frozenset((b"host", b"transfer-encoding", b"content-length", b"expect", b"upgrade"))
+#: Request fields that decide how a request is read; of the others nothing is known here.
+DECISIVE_FIELDS = frozenset(
+    (b"host", b"connection", b"content-length", b"expect", b"transfer-encoding", b"upgrade")
+)
 
 # RFC 3986 section 3.2.2: a registered name or IPv4 address, or an IP literal in brackets, and a port. Empty is
 # allowed: RFC 9112 section 3.2 has it sent where the target has no authority.
@@ -25,9 +29,36 @@ _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A
 _ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
 
 
+class Target(NamedTuple):
+    """A request target, taken apart."""
+
+    path: str
+    raw_path: bytes
+    query_string: bytes
+
+
+class NotOriginForm(Exception):
+    """The target doesn't begin with a slash."""
+
+
 def refuse(reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> RequestRefused:
     """The error that refuses a request with ``status``, 400 unless said."""
     return RequestRefused(status, reason)
+
+
+def decode_method(method: bytes) -> str:
+    """The method as text; raises :class:`RequestRefused` for one that is not served here."""
+    if method == b"CONNECT":
+        raise refuse("CONNECT is not supported", HTTPStatus.NOT_IMPLEMENTED)
+    if method in _RTSP_METHODS:
+        raise refuse("Invalid method")
+    return method.decode("ascii")
+
+
+def check_version(version: str) -> None:
+    """Raise :class:`RequestRefused` for a version that is not served here."""
+    if version != "1.1" and version != "1.0":
+        raise refuse(f"HTTP/{version} is not supported", HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
 
 
 def check_host(hosts: list[bytes], version: str) -> None:
@@ -37,34 +68,42 @@ def check_host(hosts: list[bytes], version: str) -> None:
     if not hosts:
         if version == "1.1":
             raise refuse("Missing Host field")
-    elif not _HOST.fullmatch(hosts[0]):
+    elif not is_host(hosts[0]):
         raise refuse("Invalid Host field")
 
 
-def check_method(method: bytes, version: str) -> None:
-    """Raise :class:`RequestRefused` for a method or version that is not served here."""
-    if version != "1.1" and version != "1.0":
-        raise refuse(f"HTTP/{version} is not supported", HTTPStatus.HTTP_VERSION_NOT_SUPPORTED)
-    if method == b"CONNECT":
-        raise refuse("CONNECT is not supported", HTTPStatus.NOT_IMPLEMENTED)
-    if method in RTSP_METHODS:
-        raise refuse("Invalid method")
+def is_host(value: bytes) -> bool:
+    """Whether ``value`` can be the value of a ``Host`` field."""
+    return _HOST.fullmatch(value) is not None
 
 
-def split_target(target: bytes, method: bytes, fields: RequestFields) -> bytes:
-    """The path and query of a request target that doesn't begin with a slash (RFC 9112 section 3.2).
+def split_target(target: bytes) -> Target:
+    """Take a target in origin form apart (RFC 9112 section 3.2.1).
 
-    The authority of an absolute form takes the place of the ``Host`` field in ``fields``, as section 3.2.2 asks.
+    Raises :class:`NotOriginForm` for another form, and :class:`RequestRefused` for a target that has a fragment.
     """
-    if target == b"*":
-        if method != b"OPTIONS":
-            raise refuse("Invalid request target")
-        return target
+    if not target.startswith(b"/"):
+        raise NotOriginForm
+    if b"#" in target:
+        raise refuse("Invalid request target")
+    raw_path, _, query_string = target.partition(b"?")
+    path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    return Target(path, raw_path, query_string)
+
+
+def split_other_target(target: bytes, method: str, fields: RequestFields) -> Target:
+    """Take apart a target in absolute or asterisk form (RFC 9112 sections 3.2.2 and 3.2.4).
+
+    The authority of an absolute form takes the place of the ``Host`` field in ``fields``. Raises
+    :class:`RequestRefused`.
+    """
+    if target == b"*" and method == "OPTIONS":
+        return Target("*", b"*", b"")
     match = _ABSOLUTE_FORM.fullmatch(target)
     if match is None:
         raise refuse("Invalid request target")
     authority, rest = match.groups()
-    if not authority or not _HOST.fullmatch(authority):
+    if not authority or not is_host(authority):
         raise refuse("Invalid authority in the request target")
     for field in fields:
         if field[0] == b"host":
@@ -72,9 +111,9 @@ def split_target(target: bytes, method: bytes, fields: RequestFields) -> bytes:
             break
     else:
         fields.insert(0, [b"host", authority])
-    if not rest and method == b"OPTIONS":
-        return b"*"
-    return rest if rest.startswith(b"/") else b"/" + rest
+    if not rest and method == "OPTIONS":
+        return Target("*", b"*", b"")
+    return split_target(rest if rest.startswith(b"/") else b"/" + rest)
 
 
 def is_chunked(codings: list[bytes], version: str) -> bool:

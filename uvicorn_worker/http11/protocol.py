@@ -19,7 +19,8 @@ from uvicorn_worker.clock import Deadlines
 from uvicorn_worker.config import IDLE_GRACE, SLICE
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, RequestRefused
 from uvicorn_worker.http11 import wire
-from uvicorn_worker.http11.exchange import COMPLETE, FINISHED, HELD, READING, WAITING, Exchange
+from uvicorn_worker.http11.body import READING
+from uvicorn_worker.http11.exchange import FINISHED, HELD, OPEN, WAITING, Exchange
 from uvicorn_worker.http11.framing import refuse
 from uvicorn_worker.http11.reader import HEAD, OVER, RequestReader
 from uvicorn_worker.service import Service
@@ -35,14 +36,13 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         "_exchange",
         "_queue",
         "_reading_paused",
-        "_refusal",
         "_room",
         "_transport",
         "_unparsed",
         "_unsent",
         "_waiting",
-        "client",
-        "server",
+        "is_closing",
+        "template",
         "write",
         "write_paused",
     )
@@ -51,13 +51,11 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         self, service: Service, exchange_class: type[Exchange], client: Address | None, server: Address | None
     ) -> None:
         super().__init__(service, exchange_class)
-        self.client = client
-        self.server = server
+        self.template = exchange_class.template_for(service, client, server)
         self.write_paused = False
-        #: The exchange that is being answered, those behind it, and what is refused after them.
+        #: The exchange that is being answered, and those behind it, with what is refused after them.
         self._exchange: Exchange | None = None
-        self._queue: deque[Exchange] | None = None
-        self._refusal: RequestRefused | None = None
+        self._queue: deque[Exchange | RequestRefused] | None = None
         self._unparsed: memoryview | None = None
         self._reading_paused = False
         self._room: asyncio.Future[None] | None = None
@@ -66,76 +64,57 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self.write: Callable[[bytes], None] = self._transport.write
+        self.is_closing: Callable[[], bool] = self._transport.is_closing
         self.service.connections.add(self)
         self._wait(self.service.head_waits)
-
-    def data_received(self, data: bytes) -> None:
-        if self._phase is OVER:
-            return
-        if len(data) > SLICE or self._unparsed is not None:
-            unparsed = self._unparsed
-            self._unparsed = memoryview(data if unparsed is None else unparsed.tobytes() + data)
-            self._feed_unparsed()
-        else:
-            self._feed(data)
-        if self._exchange is None and self._waiting is self.service.idle_waits and self._in_head():
-            self._wait(self.service.head_waits)
-
-    def _in_head(self) -> bool:
-        """Whether a request has begun to arrive, if only by an empty line before it."""
-        return self._phase is HEAD and bool(self._url or self._fed)
 
     # Exchanges, in order.
 
     def _accept(self, exchange: Exchange) -> None:
-        if self._exchange is None and not self.write_paused:
-            self._begin(exchange)
-            return
+        if self._exchange is not None or self.write_paused:
+            return self._enqueue(exchange)
+        self._exchange = exchange
+        if self._waiting is not None:
+            self._waiting.pop(self, None)
+            self._waiting = None
+        service = self.service
+        if service.requests_left is not None:
+            service.count_request()
+        service.running.add(exchange)
+        # The task has a copy of the context that this runs in, which is the connection's own.
+        exchange.task = service.create_task(exchange.run(service), loop=service.loop, name="uvicorn_worker")
+
+    def _enqueue(self, exchange: Exchange | RequestRefused) -> None:
         if self._queue is None:
             self._queue = deque()
         self._queue.append(exchange)
         if len(self._queue) >= self.service.settings.pipelined_requests:
             self._pause_reading()
 
-    def _begin(self, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self._wait(None)
-        service = self.service
-        service.requests_left -= 1
-        if not service.requests_left:
-            service.on_quota()
-        exchange.begin()
-
-    def reply_finished(self, exchange: Exchange) -> None:
-        if exchange.body is COMPLETE:
-            self._go_on(exchange)
-
-    def _body_completed(self, exchange: Exchange) -> None:
-        if exchange is self._exchange and exchange.reply is FINISHED:
-            self._go_on(exchange)
-
-    def _go_on(self, exchange: Exchange) -> None:
-        """``exchange`` is over: turn to the next one."""
+    def go_on(self, exchange: Exchange) -> None:
         self._exchange = None
         if not exchange.keep_alive:
             self._end()
         elif self._queue:
             self._begin_next()
-        elif self._refusal is not None:
-            self._send_refusal(self._refusal)
         else:
-            self._wait(self.service.head_waits if self._in_head() else self.service.idle_waits)
-            self._resume_reading()
-            if self.service.draining:
-                self.drain()
+            if self._reading_paused:
+                self._resume_reading()
+            waits = self._waiting = self.service.head_waits if self._unfinished else self.service.idle_waits
+            waits[self] = waits.due
 
     def _begin_next(self) -> None:
+        """Turn to the first in the queue, if the client reads what it is sent."""
         if self._queue and self._exchange is None and not self.write_paused:
-            self._begin(self._queue.popleft())
-            self._resume_reading()
+            first = self._queue.popleft()
+            if isinstance(first, RequestRefused):
+                self._send_refusal(first)
+            else:
+                # Not in the context of the request that was answered before.
+                self.service.context.copy().run(self._accept, first)
+                self._resume_reading()
 
     def exchange_ended(self, exchange: Exchange) -> None:
-        """The application's call has returned, or more came of its body than is worth dropping."""
         if exchange is self._exchange and exchange.reply is FINISHED:
             if exchange.keep_alive and exchange.body is READING:
                 exchange.drop_body()
@@ -149,14 +128,15 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
 
     def _refuse(self, refusal: RequestRefused, incoming: Exchange | None) -> None:
         self._unparsed = None
-        if incoming is not None and self._queue and incoming is self._queue[-1]:
-            self._queue.pop()
         if incoming is not None and incoming is self._exchange:
             self.refuse_body(incoming, refusal)
-        elif self._exchange is None and not self._queue:
+            return
+        if incoming is not None and self._queue:
+            self._queue.pop()  # It is the last of them, and has not begun.
+        if self._exchange is None and not self._queue:
             self._send_refusal(refusal)
         else:
-            self._refusal = refusal
+            self._enqueue(refusal)
 
     def refuse_body(self, exchange: Exchange, refusal: RequestRefused) -> None:
         """The body of the exchange under way is unreadable: answer instead of the application, if it hasn't."""
@@ -176,11 +156,27 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
 
     # Flow control.
 
-    def _feed_unparsed(self) -> None:
+    def _read_in_slices(self, data: bytes | memoryview) -> None:
+        if self._phase is not OVER:
+            unparsed = self._unparsed
+            self._unparsed = memoryview(data if unparsed is None else unparsed.tobytes() + data)
+            self._read_unparsed()
+
+    def _read_unparsed(self) -> None:
+        """Read slices until none is left or reading is paused; as long as one is left, what comes goes behind it."""
+        self._slice = SLICE
+        self._watch = 1
+        self._fed = self._fed or 1
         while self._unparsed is not None and not self._reading_paused and self._phase is not OVER:
             data, rest = self._unparsed[:SLICE], self._unparsed[SLICE:]
             self._unparsed = rest if rest else None
-            self._feed(data)
+            self.data_received(data)
+        self._watch = 0
+        self._slice = self.service.slice_without_limits if self._unparsed is None else -1
+
+    def _head_begun(self) -> None:
+        if self._waiting is self.service.idle_waits:
+            self._wait(self.service.head_waits)
 
     def _pause_reading(self) -> None:
         if not self._reading_paused:
@@ -190,12 +186,13 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
     def _resume_reading(self) -> None:
         if self._reading_paused:
             self._reading_paused = False
-            # Later, because it may be the parser that has called, which can't be fed by its own callback.
-            self.service.loop.call_soon(self._read_on)
+            # Later, because it may be the parser that has called, which can't be fed by its own callback; and not in
+            # the context of the request that is being answered.
+            self.service.loop.call_soon(self._read_on, context=self.service.context)
 
     def _read_on(self) -> None:
         if not self._transport.is_closing():
-            self._feed_unparsed()
+            self._read_unparsed()
             if not self._reading_paused:
                 self._transport.resume_reading()
 
@@ -236,15 +233,15 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
     def _wait(self, deadlines: Deadlines | None) -> None:
         """Wait in ``deadlines`` from now on, and in no other queue."""
         if self._waiting is not None:
-            self._waiting.stop(self)
+            self._waiting.pop(self, None)
         self._waiting = deadlines
         if deadlines is not None:
-            deadlines.start(self)
+            deadlines[self] = deadlines.due
 
     def deadline_passed(self, deadlines: Deadlines) -> None:
         self._waiting = None
         service = self.service
-        if deadlines is service.head_waits and self._in_head():
+        if deadlines is service.head_waits and self._unfinished:
             self._fail(refuse("The head of the request took too long", HTTPStatus.REQUEST_TIMEOUT))
         elif deadlines is service.head_waits or deadlines is service.idle_waits:
             self._close()
@@ -252,7 +249,7 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
             self._check_unsent()
         elif self._exchange.body is READING:
             self._phase = OVER
-            self._exchange.keep_alive = False
+            self._exchange.end_connection()
             self._exchange.break_body(BodyStalled("the body of the request stalled"))
         else:
             self._linger()
@@ -268,12 +265,13 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
             self._incoming = None
         if last is None or self.service.scheme == "https":
             return False
-        last.keep_alive = False
+        if isinstance(last, Exchange):
+            last.end_connection()
         return True
 
     def _end(self) -> None:
         """Close after the last answer, in a way that lets the client read it."""
-        if self._incoming is not None or self._queue or self._in_head() or self._unparsed is not None:
+        if self._unfinished or self._queue or self._unparsed is not None:
             self._linger()
         else:
             self._close()
@@ -321,12 +319,15 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
             self._linger()
 
     def drain(self) -> None:
+        self.keeps_alive = False
+        if self._exchange is not None and self._exchange.reply is not OPEN:
+            self._exchange.end_connection()
         if self._exchange is None and not self._queue and self._phase is HEAD:
             # A request may be on its way at this moment: it is still answered.
             self.service.loop.call_later(IDLE_GRACE, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
-        if self._exchange is None and self._phase is HEAD and not self._in_head():
+        if self._exchange is None and self._phase is HEAD and not self._unfinished:
             self._close()
 
     def abort(self) -> None:
@@ -342,5 +343,6 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         self._let_writers_go()
         # The parser holds bound methods of this object: a cycle that only the collector could end.
         self._parser = None
+        self._transport = None  # type: ignore[assignment]
         self.service.connections.discard(self)
         self.service.on_less()

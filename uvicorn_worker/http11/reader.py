@@ -12,8 +12,10 @@ from uvicorn_worker._types import RequestFields
 from uvicorn_worker.config import BLANK_BYTES, SLICE, UNSEEN_BYTES, Settings
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import framing
-from uvicorn_worker.http11.exchange import READING, Exchange, Wire
-from uvicorn_worker.http11.framing import DECISIVE_FIELDS, refuse
+from uvicorn_worker.http11.body import ABSENT
+from uvicorn_worker.http11.exchange import Exchange, Wire
+from uvicorn_worker.http11.framing import DECISIVE_FIELDS, Target, refuse
+from uvicorn_worker.memo import Memo
 from uvicorn_worker.service import Service
 
 
@@ -28,13 +30,10 @@ class Phase(IntEnum):
 
 HEAD, BODY, PRIMING, OVER = Phase
 
-_SLASH = ord("/")
-
-# Methods and Host fields that were found good. Decoding and matching them anew for each request costs as much as all
-# else that is done with a head; bounded, lest a client that makes them up grow it without end.
-_methods: dict[bytes, str] = {}
-_hosts: set[bytes] = set()
-_HOSTS_BOUND = 1024
+# What has been found good.
+_METHODS: Memo[bytes, str] = Memo(framing.decode_method, lambda method: True)
+_TARGETS: Memo[bytes, Target] = Memo(framing.split_target, lambda target: len(target) <= 256)
+_HOSTS: Memo[bytes, bool] = Memo(framing.is_host, lambda host: len(host) <= 256)
 
 # The parser's words for a version that it can't read at all, and for the preface of HTTP/2.
 _VERSION_ERRORS = frozenset(("Invalid HTTP version", "Pause on PRI/Upgrade"))
@@ -47,18 +46,43 @@ class RequestReader(Wire):
     fed slices, and refusing a request is raising :class:`RequestRefused` from a callback.
     """
 
-    __slots__ = ("_decisive", "_exchange_class", "_fed", "_headers", "_incoming", "_parser", "_phase", "_url", "service")
+    __slots__ = (
+        "_decisive",
+        "_exchange_class",
+        "_fed",
+        "_headers",
+        "_host",
+        "_incoming",
+        "_parser",
+        "_phase",
+        "_slice",
+        "_unfinished",
+        "_url",
+        "_watch",
+        "keeps_alive",
+        "service",
+    )
 
     def __init__(self, service: Service, exchange_class: type[Exchange]) -> None:
         self.service = service
         self._exchange_class = exchange_class
         self._parser: Any = httptools.HttpRequestParser(self)
         self._phase = HEAD
+        #: Bytes that can be read at once: no head of so many is over a limit.
+        self._slice = service.slice_without_limits
         self._url = b""
-        self._headers: RequestFields | None = None
+        self._host = b""
+        self._headers: RequestFields = []
+        #: The fields that say how a request is to be read, but for its first Host.
         self._decisive: RequestFields = []
-        #: Bytes fed for the head, beyond the slice it began in; in a body, bytes that are not of it.
+        #: Whether the last slice ended within a head or a body, or before a head.
+        self._unfinished = False
+        #: Bytes of the slices that did, as far as they are not of the body; the first slice of a head is not counted.
         self._fed = 0
+        #: What that begins with: 1 where a head could be over a limit though it comes in one slice.
+        self._watch = 0
+        #: Whether another request is read after one that allows it.
+        self.keeps_alive = service.settings.keepalive > 0
         #: The exchange whose body is being read.
         self._incoming: Exchange | None = None
 
@@ -68,80 +92,75 @@ class RequestReader(Wire):
         """A head is complete and good."""
         raise NotImplementedError
 
-    def _body_completed(self, exchange: Exchange) -> None:
-        """The body of ``exchange`` is complete."""
-        raise NotImplementedError
-
     def _refuse(self, refusal: RequestRefused, incoming: Exchange | None) -> None:
         """Nothing more can be read: a head, or the body of ``incoming``, is not as it must be."""
         raise NotImplementedError
 
+    def _read_in_slices(self, data: bytes | memoryview) -> None:
+        """There is more than can be read at once."""
+        raise NotImplementedError
+
+    def _head_begun(self) -> None:
+        """A slice has ended within a head, or in empty lines before one."""
+        raise NotImplementedError
+
     # Bytes in.
 
-    def _feed(self, data: bytes | memoryview) -> None:
-        """Let the parser read one slice, and see to what it left unfinished."""
-        self._fed += len(data)
-        while data:
-            try:
-                self._parser.feed_data(data)
-                break
-            except httptools.HttpParserUpgrade as upgrade:
-                data = data[upgrade.args[0] :]
-                self._ignore_upgrade()
-            except httptools.HttpParserError as error:
-                self._parser_failed(error)
-                break
-        if self._fed > 0:
-            self._check_unfinished()
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Let the parser read what can be read at once, and bound what that leaves unfinished."""
+        if len(data) > self._slice:
+            return self._read_in_slices(data)
+        self._unfinished = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._parser_stopped(error, data)
+        if self._unfinished:
+            self._check_unfinished(len(data))
 
     def on_url(self, url: bytes) -> None:
-        if not self._url:
-            self._headers = []
-            self._fed = 0
         self._url += url
+        self._unfinished = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        headers = self._headers
-        if headers is None:
-            return  # A trailer (RFC 9112 section 7.1.2): dropped, and counted among the bytes beside the body.
-        field = [name.lower(), value.rstrip(b" \t")]
-        if field[0] in DECISIVE_FIELDS:
-            self._decisive.append(field)
-        headers.append(field)
+        name = name.lower()
+        field = [name, value.rstrip(b" \t")]
+        if name in DECISIVE_FIELDS:
+            if name == b"host" and not self._host:
+                self._host = field[1]
+            else:
+                self._decisive.append(field)
+        self._headers.append(field)
 
     def on_headers_complete(self) -> None:
-        if self._phase is PRIMING:
-            self._phase = BODY
-            return
+        if self._phase is not HEAD:
+            return self._continue_or_stop()
         parser = self._parser
-        method = parser.get_method()
-        version = parser.get_http_version()
+        method = _METHODS[parser.get_method()]
         headers = self._headers
-        target = self._url
-        settings = self.service.settings
-        assert headers is not None
-        if version != "1.1" or method not in _methods:
-            framing.check_method(method, version)
-            _methods[method] = method.decode("ascii")
-        if self._fed or settings.has_tight_limits or len(headers) > settings.field_count_limit:
-            self._check_limits(method, headers, settings)
-        if target[0] != _SLASH or b"#" in target:
-            target = framing.split_target(target, method, headers)
-        exchange = self._exchange_class(self, _methods[method], target, version, headers)
-        exchange.keep_alive = parser.should_keep_alive() and settings.keepalive > 0
-        decisive = self._decisive
-        if len(decisive) != 1 or decisive[0][0] != b"host" or decisive[0][1] not in _hosts:
+        if self._fed:
+            self._check_limits(method, headers, self.service.settings)
+        try:
+            target = _TARGETS[self._url]
+        except framing.NotOriginForm:
+            target = framing.split_other_target(self._url, method, headers)
+        exchange = self._exchange_class(self, method, target, headers)
+        # The parser tells the version only as text made anew, at 2,600 instructions. Without a Connection field,
+        # only HTTP/1.1 keeps the connection.
+        if self._decisive or not parser.should_keep_alive() or not self._host or not _HOSTS[self._host]:
             self._decide(exchange, parser)
-        decisive.clear()
-        self._url = b""
-        self._headers = None
-        self._fed = 0
-        if exchange.body is READING:
+        self._url = self._host = b""
+        self._fed = self._watch
+        self._headers = []
+        if exchange.body is ABSENT:
+            self._unfinished = False
+            if not exchange.keep_alive:
+                self._phase = OVER
+        else:
             self._incoming = exchange
+            self._fed = -SLICE
             if self._phase is HEAD:
                 self._phase = BODY
-        elif not exchange.keep_alive:
-            self._phase = OVER
         self._accept(exchange)
 
     def on_body(self, data: bytes) -> None:
@@ -158,31 +177,48 @@ class RequestReader(Wire):
         if exchange is None or self._phase is PRIMING:
             return
         self._incoming = None
-        self._fed = 0
+        self._fed = self._watch
+        # Trailers (RFC 9112 section 7.1.2) are dropped. They were counted among the bytes beside the body.
+        self._headers = []
+        self._decisive.clear()
+        self._host = b""
+        self._unfinished = False
         self._phase = HEAD if exchange.keep_alive else OVER
         exchange.body_complete()
-        self._body_completed(exchange)
 
     # Judgement.
 
     def _decide(self, exchange: Exchange, parser: Any) -> None:
-        """Look at the fields that say how the request is to be read; raises :class:`RequestRefused`."""
-        hosts, codings, lengths, expectations = (
-            [value for name, value in self._decisive if name == wanted]
-            for wanted in (b"host", b"transfer-encoding", b"content-length", b"expect")
-        )
-        framing.check_host(hosts, exchange.version)
-        if hosts and len(_hosts) < _HOSTS_BOUND:
-            _hosts.add(hosts[0])
-        if framing.is_chunked(codings, exchange.version):
-            exchange.expect_body(None)
+        """Look at what says how the request is to be read; raises :class:`RequestRefused`."""
+        version = exchange.version = parser.get_http_version()
+        framing.check_version(version)
+        if not parser.should_keep_alive():
+            exchange.end_connection()
+        values: dict[bytes, list[bytes]] = {name: [] for name in DECISIVE_FIELDS}
+        if self._host:
+            values[b"host"].append(self._host)
+        for name, value in self._decisive:
+            values[name].append(value)
+        self._decisive.clear()
+        framing.check_host(values[b"host"], version)
+        lengths = values[b"content-length"]
+        expected = framing.expects_continue(values[b"expect"], version)
+        if framing.is_chunked(values[b"transfer-encoding"], version):
+            exchange.expect_body(None, when_asked=expected)
         elif lengths and int(lengths[0]):
-            exchange.expect_body(int(lengths[0]))
-        exchange.expects_continue = framing.expects_continue(expectations, exchange.version) and exchange.has_body
-        if exchange.has_body and parser.should_upgrade():
+            exchange.expect_body(int(lengths[0]), when_asked=expected)
+        if version != "1.1" or exchange.body is not ABSENT:
+            exchange.is_usual = False
+        if exchange.body is not ABSENT and parser.should_upgrade():
             self._phase = PRIMING
 
-    def _check_limits(self, method: bytes, headers: RequestFields, settings: Settings) -> None:
+    def _continue_or_stop(self) -> None:
+        """The head that primes a parser has been read, or one that comes after the last request that is served."""
+        if self._phase is not PRIMING:
+            raise refuse("No more requests are read")
+        self._phase = BODY
+
+    def _check_limits(self, method: str, headers: RequestFields, settings: Settings) -> None:
         """Raise :class:`RequestRefused` where the head, complete or as far as it came, is over a limit."""
         line = len(method) + len(self._url) + len("  HTTP/1.1")
         if settings.request_line_limit and line > settings.request_line_limit:
@@ -200,28 +236,45 @@ class RequestReader(Wire):
         unfinished = self._fed - line - sum(sizes)
         if settings.field_size_limit and unfinished > settings.field_size_limit:
             raise _fields_too_large("A header field of the request is too large")
-        if self._fed > settings.head_limit + SLICE:
+        if unfinished > settings.head_limit:
             raise _fields_too_large("The head of the request is too large")
 
-    def _check_unfinished(self) -> None:
-        """After a slice, bound what the parser swallows without telling."""
+    def _check_unfinished(self, size: int) -> None:
+        """After a slice of ``size`` bytes, bound what the parser swallows without telling."""
         try:
-            if self._phase is HEAD:
-                if self._url:
-                    self._check_limits(b"", self._headers or [], self.service.settings)
-                elif self._fed > BLANK_BYTES:
+            if self._phase is HEAD and self._url:
+                # Where in its first slice a head began is not known, so that slice counts next to nothing.
+                self._fed = self._fed + size if self._fed > 1 else 2
+                self._check_limits("", self._headers, self.service.settings)
+            elif self._phase is HEAD:
+                self._fed += size
+                if self._fed > BLANK_BYTES:
                     raise refuse("Too many empty lines before the request")
-            elif self._phase is BODY and self._fed > UNSEEN_BYTES:
-                raise refuse("Too many bytes beside the body of the request")
+            elif self._phase is BODY:
+                self._fed += size
+                if self._fed > UNSEEN_BYTES:
+                    raise refuse("Too many bytes beside the body of the request")
         except RequestRefused as refusal:
             self._fail(refusal)
+        else:
+            if self._phase is HEAD:
+                self._head_begun()
 
     def _fail(self, refusal: RequestRefused) -> None:
         incoming, self._incoming = self._incoming, None
         self._phase = OVER
         self._refuse(refusal, incoming)
 
-    def _parser_failed(self, error: httptools.HttpParserError) -> None:
+    def _parser_stopped(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
+        """The parser wants to switch protocols, or was given what it can't read, or a callback has refused."""
+        while isinstance(error, httptools.HttpParserUpgrade):
+            data = data[error.args[0] :]
+            self._ignore_upgrade()
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserError as another:
+                error = another
         if self._phase is OVER:
             return  # Bytes after the last request that is read.
         cause = error.__context__
@@ -249,9 +302,6 @@ class RequestReader(Wire):
             self._parser = httptools.HttpRequestParser(self)
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % body_field)
             self._url = b""
-            self._headers = None
-            self._decisive.clear()
-            self._fed = 0
 
 
 def _fields_too_large(reason: str) -> RequestRefused:

@@ -8,83 +8,90 @@ from http import HTTPStatus
 
 from uvicorn_worker._types import ReplyFields
 from uvicorn_worker.errors import InvalidReply
+from uvicorn_worker.memo import Memo
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-#: Fields whose presence in a response changes what the server adds. All others have kind ``PLAIN``.
-PLAIN, CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, SERVER = range(6)
+#: Fields of a response that change what the server does beside writing them.
+CONTENT_LENGTH = b"content-length"
+TRANSFER_ENCODING = b"transfer-encoding"
+CONNECTION = b"connection"
+DATE = b"date"
+SERVER = b"server"
 
-_DECISIVE = {
-    b"content-length": CONTENT_LENGTH,
-    b"transfer-encoding": TRANSFER_ENCODING,
-    b"connection": CONNECTION,
-    b"date": DATE,
-    b"server": SERVER,
-}
+_DECISIVE = frozenset((CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, SERVER))
 
-# Names that were found to be tokens, and their kinds. Applications use the same few names all the time, so a name is
-# matched once (a match costs as much as all the rest that is done with a field). Bounded, lest an application that
-# makes names up grow it without end.
-_kinds: dict[bytes, int] = dict(_DECISIVE)
-_KINDS_BOUND = 1024
+_CR, _LF, _NUL = b"\r\n\0"
+
+_names: set[bytes] = set()
+_MOST_NAMES = 1024
 
 
-def _kind_of(name: bytes) -> int:
-    if not isinstance(name, bytes) or not _TOKEN.fullmatch(name):
-        raise InvalidReply(f"invalid name of a response header: {name!r}")
-    kind = _DECISIVE.get(name.lower(), PLAIN)
-    if len(_kinds) < _KINDS_BOUND:
-        _kinds[name] = kind
-    return kind
+class DecisiveField(Exception):
+    """A field of a response is not only to be written."""
 
 
-def encode_fields(fields: ReplyFields) -> tuple[bytes, dict[int, list[bytes]]]:
-    """The lines of ``fields``, and the values of those that are not plain, by kind.
+def _check_field(name: bytes, value: bytes) -> None:
+    """Raise :class:`InvalidReply` for a field that would break out of its line, or is none (RFC 9110 section 5)."""
+    if not isinstance(name, bytes) or not isinstance(value, bytes):
+        raise InvalidReply(f"a response header must be a pair of bytes, not {name!r}: {value!r:.100}")
+    if name not in _names:
+        if not _TOKEN.fullmatch(name):
+            raise InvalidReply(f"invalid name of a response header: {name!r}")
+        if len(_names) < _MOST_NAMES:  # lest an application that makes names up grow it without end
+            _names.add(name)
+    if _CR in value or _LF in value or _NUL in value:
+        raise InvalidReply(f"invalid byte in the value of a response header: {name!r}: {value!r:.100}")
 
-    Transfer-encoding and connection are the server's to write and content-length is written by whoever knows what it
-    must be; these three are left out of the lines. Raises :class:`InvalidReply` for anything that would break out of
-    its line.
+
+def _make_line(field: tuple[bytes, bytes]) -> bytes:
+    name, value = field
+    _check_field(name, value)
+    if name.lower() in _DECISIVE:
+        raise DecisiveField
+    return b"%b: %b\r\n" % field
+
+
+def _is_short(field: tuple[bytes, bytes]) -> bool:
+    return len(field[0]) + len(field[1]) <= 256
+
+
+#: The line of a field, by name and value. Raises :class:`InvalidReply` and :class:`DecisiveField`.
+LINES: Memo[tuple[bytes, bytes], bytes] = Memo(_make_line, _is_short)
+
+
+def encode_fields(fields: ReplyFields) -> tuple[bytes, dict[bytes, list[bytes]]]:
+    """The lines of ``fields``, and the values of the decisive ones by lower-cased name.
+
+    Of these, date and server are among the lines too; the others are the server's to write. Raises
+    :class:`InvalidReply`.
     """
-    parts: list[bytes] = []
-    decisive: dict[int, list[bytes]] = {}
-    count = 0
+    lines = b""
+    decisive: dict[bytes, list[bytes]] = {}
     try:
         for name, value in fields:
             try:
-                kind = _kinds[name]
-            except KeyError:
-                kind = _kind_of(name)
-            if kind:
+                lines += LINES[name, value]
+            except DecisiveField:
+                kind = name.lower()
                 decisive.setdefault(kind, []).append(value)
-                if kind <= CONNECTION:
-                    continue
-            parts += (name, b": ", value, b"\r\n")
-            count += 1
-        lines = b"".join(parts)
+                if kind == DATE or kind == SERVER:
+                    lines += b"%b: %b\r\n" % (name, value)
     except (TypeError, ValueError) as error:
-        raise _malformed(fields, error) from None
-    # One look over all values at once instead of one at each: the only line ends are the ones added above.
-    if lines.count(b"\n") != count or lines.count(b"\r") != count or b"\0" in lines:
-        raise _malformed(fields, None)
+        if isinstance(error, InvalidReply):
+            raise
+        raise InvalidReply(f"headers must be pairs of bytes: {error}") from None
     return lines, decisive
 
 
-def _malformed(fields: ReplyFields, error: Exception | None) -> InvalidReply:
-    """Say which field it is that can't be sent."""
-    if isinstance(error, InvalidReply):
-        return error
-    for field in fields:
-        try:
-            name, value = field
-        except (TypeError, ValueError):
-            return InvalidReply(f"a response header must be a pair of a name and a value, not {field!r}")
-        if not isinstance(value, bytes):
-            return InvalidReply(f"the value of a response header must be bytes: {name!r}: {value!r}")
-        if b"\r" in value or b"\n" in value or b"\0" in value:
-            return InvalidReply(f"invalid byte in the value of a response header: {name!r}: {value!r}")
-    return InvalidReply(f"headers must be pairs of bytes: {error}")
+def _make_length_line(length: int) -> bytes:
+    return b"content-length: %d\r\n\r\n" % length
+
+
+#: The end of a head whose last field declares so many bytes of content.
+LAST_LENGTH_LINES: Memo[int, bytes] = Memo(_make_length_line, lambda length: length < 1 << 16)
 
 
 #: Statuses of responses that come before the final one (RFC 9110 section 15.2).
@@ -119,11 +126,13 @@ class Prefixes(dict[int, bytes]):
         self._date = b"date: %b\r\n" % date if self._with_date else b""
 
     def __missing__(self, status: int) -> bytes:
+        if status not in STATUS_LINES:
+            raise InvalidReply(f"status must be a whole number from 100 to 599, not {status!r}")
         prefix = self[status] = STATUS_LINES[status] + self._server + self._date + self._headers
         return prefix
 
-    def beside(self, status: int, given: Container[int]) -> bytes:
-        """The same without the fields that the application has ``given`` by itself, by kind."""
+    def beside(self, status: int, given: Container[bytes]) -> bytes:
+        """The same without the fields that the application has ``given`` by itself."""
         server = b"" if SERVER in given else self._server
         date = b"" if DATE in given else self._date
         return STATUS_LINES[status] + server + date + self._headers
