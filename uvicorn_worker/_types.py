@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from datetime import timedelta
 from typing import Any, Protocol
 
 #: Request fields as received: ``[lower-cased name, value]``, in order, repeats kept.
@@ -18,6 +19,10 @@ Message = dict[str, Any]
 
 #: An application of any supported interface.
 Application = Callable[..., Coroutine[Any, Any, None]]
+
+
+#: Takes what Gunicorn's ``Logger.access`` takes: response, request, environ, and how long the request took.
+AccessLog = Callable[[Any, Any, dict[str, Any], timedelta], None]
 
 
 class Log(Protocol):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from uvicorn_worker._types import Address, Application, Log
+from uvicorn_worker._types import AccessLog, Address, Application, Log
 from uvicorn_worker.clock import TICK, Clock
 from uvicorn_worker.config import RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, Settings
 from uvicorn_worker.errors import InvalidApplication
@@ -20,6 +20,7 @@ from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.protocol import HTTP11Protocol
 from uvicorn_worker.interfaces.channels import HTTPChannels
 from uvicorn_worker.interfaces.detect import Interface, detect_interface
+from uvicorn_worker.observe import ObservedExchange
 from uvicorn_worker.service import Service
 
 # Connections taken from a listener in one turn of the loop: few, so that workers that share it get even shares.
@@ -34,14 +35,20 @@ class ChannelsExchange(HTTPChannels, Exchange):
     __slots__ = ()
 
 
-def exchange_class_for(app: Any) -> type[Exchange]:
+class ObservedChannelsExchange(HTTPChannels, ObservedExchange):
+    """The same, with an access log."""
+
+    __slots__ = ()
+
+
+def exchange_class_for(app: Any, *, observed: bool = False) -> type[Exchange]:
     """The class of exchange that calls ``app``; raises :class:`InvalidApplication`."""
     if detect_interface(app) is Interface.ASGI3:
         raise InvalidApplication(
             "this version serves `async def app(message, channels)` only: ASGI 3, which the application takes the"
             " arguments of, is not served yet"
         )
-    return ChannelsExchange
+    return ObservedChannelsExchange if observed else ChannelsExchange
 
 
 class Server:
@@ -55,6 +62,7 @@ class Server:
         log: Log,
         *,
         tls: ssl.SSLContext | None = None,
+        access_log: AccessLog | None = None,
         heartbeat: Callable[[], None] | None = None,
         max_requests: int = 0,
     ) -> None:
@@ -63,10 +71,11 @@ class Server:
         self._log = log
         self._tls = tls
         self._heartbeat = heartbeat
-        self._exchange_class = exchange_class_for(app)
+        self._exchange_class = exchange_class_for(app, observed=access_log is not None)
         self._loop = asyncio.get_running_loop()
         self._service = Service(app, settings, log, self._loop, Clock(time.monotonic(), time.time()))
         self._service.scheme = "https" if tls else "http"
+        self._service.access_log = access_log
         self._service.on_less = self._less
         self._service.on_quota = self._quota_reached
         self._service.requests_left = max_requests or None

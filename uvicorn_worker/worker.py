@@ -16,6 +16,7 @@ import uvloop
 from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
+from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from uvicorn_worker.config import Settings, read_options
@@ -115,12 +116,20 @@ class UvicornWorker(Worker):
             [listener.sock for listener in self.sockets],
             self.log,
             tls=tls,
+            access_log=self.log.access if self._is_access_logged() else None,
             heartbeat=self._heartbeat,
             max_requests=self.max_requests if self.cfg.max_requests else 0,
         )
         if not self.alive:
             self._server.stop()
         await self._server.serve()
+
+    def _is_access_logged(self) -> bool:
+        """Whether anything becomes of a call of ``log.access``: a line, or what another class of logger makes of it."""
+        cfg = self.cfg
+        to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
+        configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json or to_syslog
+        return bool(configured or type(self.log).access is not Logger.access)
 
     def _heartbeat(self) -> None:
         """Once a second, draining included."""

@@ -118,6 +118,11 @@ class Exchange(RequestBody):
         return f"{self.method} {self.target.path}"
 
     @property
+    def is_unfinished(self) -> bool:
+        """Whether the reply can still be brought to its end."""
+        return self.reply is not FINISHED and self.reply is not GONE
+
+    @property
     def ends_with_connection(self) -> bool:
         """Whether the content under way is delimited by nothing but the end of the connection."""
         return self.reply is OPEN and self._framing is framing.plain and self._left is None
@@ -141,7 +146,7 @@ class Exchange(RequestBody):
         """Call the application, and see that its request gets an answer; :attr:`task` is what runs this."""
         try:
             await self.call(service.app)
-            if self.reply is not FINISHED and self.reply is not GONE:
+            if self.is_unfinished:
                 self._answer_for_the_application("returned without finishing its reply", None)
         except (WorkerExit, GeneratorExit):
             raise
