@@ -117,7 +117,9 @@ class Server:
         if self._heartbeat is not None:
             self._heartbeat()
         self._service.tick(time.monotonic(), time.time())
-        if not self._accepting and not self._stopping.done():
+        if self._service.draining:
+            self._drain_connections()
+        elif not self._accepting:
             self._accept_again()
 
     # Accepting.
@@ -219,13 +221,17 @@ class Server:
             listener.close()
         if self._connecting:
             await asyncio.wait(self._connecting, timeout=_left(self._loop, deadline))
-        for connection in list(service.connections):
-            connection.drain()
+        self._drain_connections()
         self._less()
         await self._wait_for_quiet(_left(self._loop, deadline))
         if service.running or service.connections:
             await self._end_the_rest()
         await self._loop.shutdown_asyncgens()
+
+    def _drain_connections(self) -> None:
+        """Again with every tick: a connection that was promised another request may be idle by now."""
+        for connection in list(self._service.connections):
+            connection.drain()
 
     async def _wait_for_quiet(self, seconds: float) -> None:
         try:

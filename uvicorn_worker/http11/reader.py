@@ -35,6 +35,10 @@ _METHODS: Memo[bytes, str] = Memo(framing.decode_method, lambda method: True)
 _TARGETS: Memo[bytes, Target] = Memo(framing.split_target, lambda target: len(target) <= 256)
 _HOSTS: Memo[bytes, bool] = Memo(framing.is_host, lambda host: len(host) <= 256)
 
+# How the parser stops: it is one or the other, which have no parent in common.
+_Stop = httptools.HttpParserError | httptools.HttpParserUpgrade
+_STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+
 # The parser's words for a version that it can't read at all, and for the preface of HTTP/2.
 _VERSION_ERRORS = frozenset(("Invalid HTTP version", "Pause on PRI/Upgrade"))
 
@@ -113,8 +117,8 @@ class RequestReader(Wire):
         self._unfinished = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._parser_stopped(error, data)
+        except _STOPS as stop:
+            self._parser_stopped(stop, data)
         if self._unfinished:
             self._check_unfinished(len(data))
 
@@ -265,7 +269,7 @@ class RequestReader(Wire):
         self._phase = OVER
         self._refuse(refusal, incoming)
 
-    def _parser_stopped(self, error: httptools.HttpParserError, data: bytes | memoryview) -> None:
+    def _parser_stopped(self, error: _Stop, data: bytes | memoryview) -> None:
         """The parser wants to switch protocols, or was given what it can't read, or a callback has refused."""
         while isinstance(error, httptools.HttpParserUpgrade):
             data = data[error.args[0] :]
@@ -273,7 +277,7 @@ class RequestReader(Wire):
             try:
                 self._parser.feed_data(data)
                 return
-            except httptools.HttpParserError as another:
+            except _STOPS as another:
                 error = another
         if self._phase is OVER:
             return  # Bytes after the last request that is read.
