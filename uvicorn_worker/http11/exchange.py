@@ -36,9 +36,6 @@ WAITING, HELD, OPEN, FINISHED, GONE = Reply
 # Past this many bytes, content is written beside its head instead of being copied behind it.
 _COPY_BOUND = 16 * 1024
 
-# RFC 9110 section 6.4.1.
-_BODILESS_STATUSES = frozenset((204, 304, *wire.INTERIM_STATUSES))
-
 
 class Wire(BodyWire, Protocol):
     """The connection, as its exchanges see it."""
@@ -125,7 +122,7 @@ class Exchange(RequestBody):
     @property
     def ends_with_connection(self) -> bool:
         """Whether the content under way is delimited by nothing but the end of the connection."""
-        return self.reply is OPEN and self._framing is framing.plain and self._left is None
+        return self.reply is OPEN and self._is_delimited_by_end
 
     def end_connection(self) -> None:
         """The connection ends with this exchange, and its response says so if it still can."""
@@ -200,7 +197,7 @@ class Exchange(RequestBody):
             self._check_move("a second start")
         connection = self.connection
         service = connection.service
-        if not self.is_usual or self.method == "HEAD" or status in _BODILESS_STATUSES:
+        if not self.is_usual or self.method == "HEAD" or status in framing.BODILESS_STATUSES:
             return self._send_whole_unusual(status, fields, content)
         lines = b""
         try:
@@ -283,33 +280,32 @@ class Exchange(RequestBody):
         service = self.connection.service
         lines, given = wire.encode_fields(fields)
         prefix = service.prefixes.beside(status, given) if given else service.prefixes[status]
-        line, content = self._delimit(status, content, given)
-        return b"".join((prefix, lines, line, self._connection_line(service), b"\r\n")), content
-
-    def _delimit(self, status: int, content: bytes | None, given: dict[bytes, list[bytes]]) -> tuple[bytes, bytes]:
-        """Choose how the content is delimited: the field that says so, and what of ``content`` is sent."""
-        declared = None
-        if wire.CONTENT_LENGTH in given:
-            declared = framing.parse_content_length(given[wire.CONTENT_LENGTH])
-        if b"close" in b",".join(given.get(wire.CONNECTION, ())).lower():
-            self.keep_alive = False
-        bodiless = self.method == "HEAD" or status in _BODILESS_STATUSES
-        if content is not None and declared is None and status not in _BODILESS_STATUSES:
-            declared = len(content)
-        self._framing = framing.bodiless if bodiless else framing.plain
-        self._left = None if bodiless else declared
+        line = self._delimit(status, content, given)
         if content is not None:
             if self._left is not None:
                 self._count(len(content), finish=True)
             content = self._framing(content)
-        if declared is not None and status != 204:
-            return b"content-length: %d\r\n" % declared, content or b""
-        if status not in _BODILESS_STATUSES:
-            if self.version == "1.1":
-                self._framing = framing.bodiless if bodiless else framing.chunked
-                return b"transfer-encoding: chunked\r\n", b""
-            self.keep_alive = bodiless and self.keep_alive
-        return b"", b""
+        if framing.has_token(given.get(wire.CONNECTION, ()), b"close") or self._is_delimited_by_end:
+            self.keep_alive = False
+        return b"".join((prefix, lines, line, self._connection_line(service), b"\r\n")), content or b""
+
+    def _delimit(self, status: int, content: bytes | None, given: dict[bytes, list[bytes]]) -> bytes:
+        """Choose how the content is delimited; the field that says so."""
+        declared = None
+        if wire.CONTENT_LENGTH in given:
+            declared = framing.parse_content_length(given[wire.CONTENT_LENGTH])
+        elif content is not None:
+            declared = len(content)
+            if status in framing.BODILESS_STATUSES:
+                declared = None  # It would tell of another response than this.
+        line, self._framing, self._left = framing.delimit(
+            status, declared, is_head=self.method == "HEAD", has_chunks=self.version == "1.1"
+        )
+        return line
+
+    @property
+    def _is_delimited_by_end(self) -> bool:
+        return self._framing is framing.plain and self._left is None
 
     def _connection_line(self, service: Service) -> bytes:
         """Settle whether the connection is kept, and say so where the client can't know it (RFC 9112 section 9.3)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -163,12 +163,40 @@ def plain(content: bytes) -> bytes:
 
 
 def bodiless(content: bytes) -> bytes:
-    """A response that has no body whatever its head says (RFC 9110 section 6.4.1): HEAD, 204, 304."""
+    """A response that has no body, whatever its head says (RFC 9110 section 6.4.1)."""
     return b""
 
 
 #: What ends a chunked body: the last chunk and an empty trailer section.
 LAST_CHUNK = b"0\r\n\r\n"
+
+#: Statuses of responses that have no body (RFC 9110 section 6.4.1).
+BODILESS_STATUSES = frozenset((*range(100, 200), 204, 304))
+
+
+def delimit(
+    status: int, declared: int | None, *, is_head: bool, has_chunks: bool
+) -> tuple[bytes, Framing, int | None]:
+    """How a response is delimited (RFC 9112 section 6.3): the field that says so, the function that does so, and how
+    many bytes of content are to come, where that is enforced.
+
+    ``declared`` is the length of the content, if known; ``is_head`` says that the request is a HEAD, ``has_chunks``
+    that its client knows of chunks. Plain content of no known length lasts to the end of the connection.
+    """
+    is_bodiless = is_head or status in BODILESS_STATUSES
+    if declared is not None and status != 204:
+        line = b"content-length: %d\r\n" % declared
+        return (line, bodiless, None) if is_bodiless else (line, plain, declared)
+    if status in BODILESS_STATUSES:
+        return b"", bodiless, None
+    if has_chunks:
+        return b"transfer-encoding: chunked\r\n", bodiless if is_head else chunked, None
+    return b"", bodiless if is_head else plain, None
+
+
+def has_token(values: Iterable[bytes], token: bytes) -> bool:
+    """Whether a list-valued field has ``token``, which is in lower case (RFC 9110 section 5.6.1)."""
+    return any(token == part.strip(b" \t").lower() for value in values for part in value.split(b","))
 
 
 def parse_content_length(values: list[bytes]) -> int:
