@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from uvicorn_worker._types import ReplyFields, RequestFields
-from uvicorn_worker.http11.exchange import Exchange, Wire
+from uvicorn_worker.http11.exchange import OPEN, Exchange, Wire
 from uvicorn_worker.http11.framing import Target
 
 
@@ -47,7 +47,7 @@ class ObservedExchange(Exchange):
         self._tell()
 
     def client_gone(self) -> None:
-        under_way = self._status and self.is_unfinished
+        under_way = self.reply is OPEN
         super().client_gone()
         if under_way:
             self._tell()

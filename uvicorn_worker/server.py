@@ -216,7 +216,7 @@ class Server:
         self._accept_no_more()
         for listener in self._listeners:
             # Who stands in the queue is served: closing the last copy of a listener would reset them.
-            while self._accept(listener):
+            while self._accept(listener) and self._loop.time() < deadline:
                 await asyncio.sleep(0)
             listener.close()
         if self._connecting:
@@ -227,6 +227,9 @@ class Server:
         if service.running or service.connections:
             await self._end_the_rest()
         await self._loop.shutdown_asyncgens()
+        # Not cancelled when its time is up: that would wait for the threads, and the loop would not turn.
+        executor_is_down = self._loop.create_task(self._loop.shutdown_default_executor())
+        await asyncio.wait((executor_is_down,), timeout=_left(self._loop, deadline))
 
     def _drain_connections(self) -> None:
         """Again with every tick: a connection that was promised another request may be idle by now."""

@@ -17,7 +17,7 @@ from uvicorn_worker._types import Address, Application, Message, ReplyFields, Re
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, IllegalMove, InvalidReply, RequestRefused, WorkerExit
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, COMPLETE, EXPECTED, READING, BodyWire, RequestBody
-from uvicorn_worker.http11.framing import Target
+from uvicorn_worker.http11.framing import BODILESS_STATUSES, Target
 from uvicorn_worker.http11.wire import LAST_LENGTH_LINES, LINES
 from uvicorn_worker.service import Service
 
@@ -115,11 +115,6 @@ class Exchange(RequestBody):
         return f"{self.method} {self.target.path}"
 
     @property
-    def is_unfinished(self) -> bool:
-        """Whether the reply can still be brought to its end."""
-        return self.reply is not FINISHED and self.reply is not GONE
-
-    @property
     def ends_with_connection(self) -> bool:
         """Whether the content under way is delimited by nothing but the end of the connection."""
         return self.reply is OPEN and self._is_delimited_by_end
@@ -143,7 +138,7 @@ class Exchange(RequestBody):
         """Call the application, and see that its request gets an answer; :attr:`task` is what runs this."""
         try:
             await self.call(service.app)
-            if self.is_unfinished:
+            if self.reply is not FINISHED and self.reply is not GONE:
                 self._answer_for_the_application("returned without finishing its reply", None)
         except (WorkerExit, GeneratorExit):
             raise
@@ -197,8 +192,10 @@ class Exchange(RequestBody):
             self._check_move("a second start")
         connection = self.connection
         service = connection.service
-        if not self.is_usual or self.method == "HEAD" or status in framing.BODILESS_STATUSES:
+        if not self.is_usual or self.method == "HEAD" or status in BODILESS_STATUSES:
             return self._send_whole_unusual(status, fields, content)
+        if type(fields) is not list:
+            fields = list(fields)  # It may be looked through again.
         lines = b""
         try:
             for name, value in fields:
@@ -226,7 +223,13 @@ class Exchange(RequestBody):
 
     def _finish(self) -> None:
         self.reply = FINISHED
-        if self.body is ABSENT or self.body is COMPLETE:
+        self._end_if_read()
+
+    def _end_if_read(self) -> None:
+        """The reply is finished; so is the exchange, if the request has been read."""
+        if self.body is COMPLETE:
+            self.connection.body_emptied()  # What was not received is dropped with the exchange.
+        if self.body is COMPLETE or self.body is ABSENT:
             self.connection.go_on(self)
 
     def start(self, status: int, fields: ReplyFields) -> None:
@@ -296,7 +299,7 @@ class Exchange(RequestBody):
             declared = framing.parse_content_length(given[wire.CONTENT_LENGTH])
         elif content is not None:
             declared = len(content)
-            if status in framing.BODILESS_STATUSES:
+            if status in BODILESS_STATUSES:
                 declared = None  # It would tell of another response than this.
         line, self._framing, self._left = framing.delimit(
             status, declared, is_head=self.method == "HEAD", has_chunks=self.version == "1.1"
@@ -374,5 +377,5 @@ class Exchange(RequestBody):
 
     def body_complete(self) -> None:
         super().body_complete()
-        if self.reply is FINISHED and self.body is COMPLETE:
-            self.connection.go_on(self)
+        if self.reply is FINISHED:
+            self._end_if_read()

@@ -98,8 +98,6 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         elif self._queue:
             self._begin_next()
         else:
-            if self._reading_paused:
-                self._resume_reading()
             waits = self._waiting = self.service.head_waits if self._unfinished else self.service.idle_waits
             waits[self] = waits.due
 
