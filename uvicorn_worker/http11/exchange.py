@@ -228,7 +228,9 @@ class Exchange(RequestBody):
     def _end_if_read(self) -> None:
         """The reply is finished; so is the exchange, if the request has been read."""
         if self.body is COMPLETE:
-            self.connection.body_emptied()  # What was not received is dropped with the exchange.
+            # What was not received is dropped with the exchange.
+            self.connection.body_arrived()
+            self.connection.body_emptied()
         if self.body is COMPLETE or self.body is ABSENT:
             self.connection.go_on(self)
 

@@ -88,6 +88,8 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         if self._queue is None:
             self._queue = deque()
         self._queue.append(exchange)
+        if self._waiting is self.service.idle_waits:
+            self._wait(None)
         if len(self._queue) >= self.service.settings.pipelined_requests:
             self._pause_reading()
 
