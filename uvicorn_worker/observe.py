@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from uvicorn_worker._types import ReplyFields, RequestFields
+from uvicorn_worker.http11 import wire
 from uvicorn_worker.http11.exchange import OPEN, Exchange, Wire
 from uvicorn_worker.http11.framing import Target
 
@@ -26,7 +27,7 @@ class ObservedExchange(Exchange):
         self._sent = 0
 
     def _make_head(self, status: int, fields: ReplyFields, content: bytes | None) -> tuple[bytes, bytes]:
-        fields = list(fields)
+        fields = wire.list_fields(fields)
         head, sent = super()._make_head(status, fields, content)
         self._status = status
         self._fields = fields

@@ -64,7 +64,8 @@ class RequestBody:
     body_length: int | None
     _buffered: int
     _chunks: list[bytes]
-    _failure: ClientDisconnected
+    #: Kept apart: an error that was raised refers to the frames that it went through, and so to this.
+    _failure: tuple[type[ClientDisconnected], str]
     _waiter: asyncio.Future[None] | None
 
     def _ask_for_body(self) -> None:
@@ -91,7 +92,8 @@ class RequestBody:
             self.connection.body_emptied()
             return content, self.body is not COMPLETE
         if self.body is BROKEN:
-            raise self._failure
+            failure, reason = self._failure
+            raise failure(reason)
         return b"", False
 
     async def _wait_for_body(self) -> None:
@@ -148,11 +150,11 @@ class RequestBody:
         self._chunks.clear()
         self.connection.body_emptied()
 
-    def break_body(self, failure: ClientDisconnected) -> None:
-        """The rest of the body won't come: whoever waits for it gets ``failure``."""
+    def break_body(self, failure: type[ClientDisconnected], reason: str) -> None:
+        """The rest of the body won't come: whoever receives it gets a ``failure``."""
         if self.body is READING or self.body is EXPECTED:
             self.body = BROKEN
-            self._failure = failure
+            self._failure = failure, reason
             self._wake()
 
     def _wake(self) -> None:

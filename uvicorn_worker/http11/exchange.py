@@ -156,7 +156,7 @@ class Exchange(RequestBody):
 
     def _application_raised(self, error: BaseException) -> None:
         if isinstance(error, ClientDisconnected) and (self.reply is GONE or self.body is BROKEN):
-            if self.reply is WAITING and error is self._failure and isinstance(error, BodyStalled):
+            if self.reply is WAITING and isinstance(error, BodyStalled):
                 refusal = RequestRefused(HTTPStatus.REQUEST_TIMEOUT, "The body of the request stalled")
                 self.connection.refuse_body(self, refusal)
             elif self.reply < FINISHED:
@@ -190,29 +190,32 @@ class Exchange(RequestBody):
         """
         if self.reply is not WAITING:
             self._check_move("a second start")
-        connection = self.connection
-        service = connection.service
-        if not self.is_usual or self.method == "HEAD" or status in BODILESS_STATUSES:
+        if not self.is_usual or self.method == "HEAD":
             return self._send_whole_unusual(status, fields, content)
-        if type(fields) is not list:
-            fields = list(fields)  # It may be looked through again.
+        connection = self.connection
         lines = b""
         try:
+            prefix = connection.service.prefixes[status]
+            if type(fields) is not list:
+                fields = list(fields)  # It may be looked through again.
             for name, value in fields:
                 lines += LINES[name, value]
         except (wire.DecisiveField, TypeError, ValueError):
             return self._send_whole_unusual(status, fields, content)
+        if status in BODILESS_STATUSES:
+            return self._send_whole_unusual(status, fields, content)
         length = len(content)
         if length > _COPY_BOUND:
-            connection.write(b"".join((service.prefixes[status], lines, LAST_LENGTH_LINES[length])))
+            connection.write(b"".join((prefix, lines, LAST_LENGTH_LINES[length])))
             connection.write(content)
         else:
-            connection.write(b"".join((service.prefixes[status], lines, LAST_LENGTH_LINES[length], content)))
+            connection.write(b"".join((prefix, lines, LAST_LENGTH_LINES[length], content)))
         self.reply = FINISHED
         connection.go_on(self)
 
     def _send_whole_unusual(self, status: int, fields: ReplyFields, content: bytes) -> None:
-        """The same where something but the length decides how the response looks."""
+        """The same where something but the length decides how the response looks, or where it can't be sent."""
+        wire.check_status(status)
         if status in wire.INTERIM_STATUSES:
             return self._send_interim(status, fields)
         head, content = self._make_head(status, fields, content)
@@ -240,6 +243,7 @@ class Exchange(RequestBody):
 
         Raises as :meth:`send_whole`.
         """
+        wire.check_status(status)
         if status in wire.INTERIM_STATUSES:
             self._send_interim(status, fields)
         else:
@@ -362,7 +366,7 @@ class Exchange(RequestBody):
 
     def client_gone(self) -> None:
         """There is nobody to answer any more."""
-        self.break_body(ClientDisconnected("the client has gone"))
+        self.break_body(ClientDisconnected, "the client has gone")
         self.keep_alive = False
         if self.reply is not FINISHED:
             self.reply = GONE

@@ -88,8 +88,8 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         if self._queue is None:
             self._queue = deque()
         self._queue.append(exchange)
-        if self._waiting is self.service.idle_waits:
-            self._wait(None)
+        if self._exchange is None:
+            self._watch_unsent()  # It is the client's turn, to read its last reply.
         if len(self._queue) >= self.service.settings.pipelined_requests:
             self._pause_reading()
 
@@ -250,7 +250,7 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         elif self._exchange.body is READING:
             self._phase = OVER
             self._exchange.end_connection()
-            self._exchange.break_body(BodyStalled("the body of the request stalled"))
+            self._exchange.break_body(BodyStalled, "the body of the request stalled")
         else:
             self._linger()
 
@@ -261,7 +261,7 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         last = self._queue[-1] if self._queue else self._exchange
         self._phase = OVER
         if self._incoming is not None:
-            self._incoming.break_body(ClientDisconnected("the client closed the connection within the body"))
+            self._incoming.break_body(ClientDisconnected, "the client closed the connection within the body")
             self._incoming = None
         if last is None or self.service.scheme == "https":
             return False

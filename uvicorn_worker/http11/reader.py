@@ -75,7 +75,7 @@ class RequestReader(Wire):
         #: Bytes that can be read at once: no head of so many is over a limit.
         self._slice = service.slice_without_limits
         self._url = b""
-        self._host = b""
+        self._host: bytes | None = None
         self._headers: RequestFields = []
         #: The fields that say how a request is to be read, but for its first Host.
         self._decisive: RequestFields = []
@@ -130,7 +130,7 @@ class RequestReader(Wire):
         name = name.lower()
         field = [name, value.rstrip(b" \t")]
         if name in DECISIVE_FIELDS:
-            if name == b"host" and not self._host:
+            if name == b"host" and self._host is None:
                 self._host = field[1]
             else:
                 self._decisive.append(field)
@@ -151,9 +151,10 @@ class RequestReader(Wire):
         exchange = self._exchange_class(self, method, target, headers)
         # The parser tells the version only as text made anew, at 2,600 instructions. Without a Connection field,
         # only HTTP/1.1 keeps the connection.
-        if self._decisive or not parser.should_keep_alive() or not self._host or not _HOSTS[self._host]:
+        if self._decisive or not parser.should_keep_alive() or self._host is None or not _HOSTS[self._host]:
             self._decide(exchange, parser)
-        self._url = self._host = b""
+        self._url = b""
+        self._host = None
         self._fed = self._watch
         self._headers = []
         if exchange.body is ABSENT:
@@ -185,7 +186,7 @@ class RequestReader(Wire):
         # Trailers (RFC 9112 section 7.1.2) are dropped. They were counted among the bytes beside the body.
         self._headers = []
         self._decisive.clear()
-        self._host = b""
+        self._host = None
         self._unfinished = False
         self._phase = HEAD if exchange.keep_alive else OVER
         exchange.body_complete()
@@ -199,7 +200,7 @@ class RequestReader(Wire):
         if not parser.should_keep_alive():
             exchange.end_connection()
         values: dict[bytes, list[bytes]] = {name: [] for name in DECISIVE_FIELDS}
-        if self._host:
+        if self._host is not None:
             values[b"host"].append(self._host)
         for name, value in self._decisive:
             values[name].append(value)
@@ -222,8 +223,12 @@ class RequestReader(Wire):
             raise refuse("No more requests are read")
         self._phase = BODY
 
-    def _check_limits(self, method: str, headers: RequestFields, settings: Settings) -> None:
-        """Raise :class:`RequestRefused` where the head, complete or as far as it came, is over a limit."""
+    def _check_limits(self, method: str, headers: RequestFields, settings: Settings, slack: int = 0) -> None:
+        """Raise :class:`RequestRefused` where the head, complete or as far as it came, is over a limit.
+
+        The parser shows a field only when it is whole and the next line has begun. What it has not shown can only be
+        counted by what was fed, to ``slack`` bytes.
+        """
         line = len(method) + len(self._url) + len("  HTTP/1.1")
         if settings.request_line_limit and line > settings.request_line_limit:
             raise refuse("The request line is too long", HTTPStatus.REQUEST_URI_TOO_LONG)
@@ -236,12 +241,9 @@ class RequestReader(Wire):
             if line > settings.head_limit:
                 raise refuse("The request line is too long", HTTPStatus.REQUEST_URI_TOO_LONG)
             raise _fields_too_large("The head of the request is too large")
-        # The parser shows a field when it is whole: what is unfinished can only be counted by what was fed.
-        unfinished = self._fed - line - sum(sizes)
-        if settings.field_size_limit and unfinished > settings.field_size_limit:
+        unseen = self._fed - line - sum(sizes) - slack
+        if unseen > settings.head_limit or (settings.field_size_limit and unseen > settings.field_size_limit):
             raise _fields_too_large("A header field of the request is too large")
-        if unfinished > settings.head_limit:
-            raise _fields_too_large("The head of the request is too large")
 
     def _check_unfinished(self, size: int) -> None:
         """After a slice of ``size`` bytes, bound what the parser swallows without telling."""
@@ -249,7 +251,7 @@ class RequestReader(Wire):
             if self._phase is HEAD and self._url:
                 # Where in its first slice a head began is not known, so that slice counts next to nothing.
                 self._fed = self._fed + size if self._fed > 1 else 2
-                self._check_limits("", self._headers, self.service.settings)
+                self._check_limits("", self._headers, self.service.settings, size)
             elif self._phase is HEAD:
                 self._fed += size
                 if self._fed > BLANK_BYTES:

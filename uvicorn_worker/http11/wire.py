@@ -62,6 +62,14 @@ def _is_short(field: tuple[bytes, bytes]) -> bool:
 LINES: Memo[tuple[bytes, bytes], bytes] = Memo(_make_line, _is_short)
 
 
+def list_fields(fields: ReplyFields) -> list[tuple[bytes, bytes] | list[bytes]]:
+    """The fields, to be looked through more than once; raises :class:`InvalidReply` for what has none."""
+    try:
+        return list(fields)
+    except TypeError:
+        raise InvalidReply(f"headers must be pairs of bytes, not {fields!r:.100}") from None
+
+
 def encode_fields(fields: ReplyFields) -> tuple[bytes, dict[bytes, list[bytes]]]:
     """The lines of ``fields``, and the values of the decisive ones by lower-cased name.
 
@@ -107,6 +115,12 @@ def _status_lines() -> dict[int, bytes]:
 STATUS_LINES = _status_lines()
 
 
+def check_status(status: object) -> None:
+    """Raise :class:`InvalidReply` for a status that can't be sent."""
+    if not isinstance(status, int) or status not in STATUS_LINES:
+        raise InvalidReply(f"status must be a whole number from 100 to 599, not {status!r}")
+
+
 class Prefixes(dict[int, bytes]):
     """What a response begins with, by status: the status line, and the fields that every response has.
 
@@ -115,9 +129,10 @@ class Prefixes(dict[int, bytes]):
 
     def __init__(self, server: bytes, headers: tuple[tuple[bytes, bytes], ...], with_date: bool) -> None:
         super().__init__()
-        self._server = b"server: %b\r\n" % server if server else b""
+        names = {name.lower() for name, _ in headers}
+        self._server = b"server: %b\r\n" % server if server and SERVER not in names else b""
         self._headers = b"".join(b"%b: %b\r\n" % field for field in headers)
-        self._with_date = with_date
+        self._with_date = with_date and DATE not in names
         self._date = b""
 
     def refresh(self, date: bytes) -> None:
@@ -126,8 +141,7 @@ class Prefixes(dict[int, bytes]):
         self._date = b"date: %b\r\n" % date if self._with_date else b""
 
     def __missing__(self, status: int) -> bytes:
-        if status not in STATUS_LINES:
-            raise InvalidReply(f"status must be a whole number from 100 to 599, not {status!r}")
+        check_status(status)
         prefix = self[status] = STATUS_LINES[status] + self._server + self._date + self._headers
         return prefix
 
