@@ -35,6 +35,9 @@ TLS_HANDSHAKE_TIMEOUT = 10.0
 #: File descriptors that are kept back from connections, for logs, files and the application's own sockets.
 RESERVED_DESCRIPTORS = 64
 
+# What Kubernetes sets for a Service that is named uvicorn-worker.
+_KUBERNETES_VARIABLE = re.compile(r"UVICORN_WORKER_(SERVICE_(HOST|PORT.*)|PORT(_.*)?)")
+
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
@@ -96,7 +99,7 @@ class Settings:
             "keepalive": cfg.keepalive,
             "timeout": cfg.timeout,
             "graceful_timeout": cfg.graceful_timeout,
-            "root_path": _root_path(getattr(cfg, "root_path", "")),
+            "root_path": _checked(_root_path, getattr(cfg, "root_path", ""), "root_path"),
             "loop": "asyncio" if getattr(cfg, "asgi_loop", "auto") == "asyncio" else "uvloop",
             "worker_connections": cfg.worker_connections if _is_set(cfg, "worker_connections") else 0,
         }
@@ -137,7 +140,7 @@ def read_options(class_options: Mapping[str, Any], environment: Mapping[str, str
     for name, value in class_options.items():
         options[name] = _convert(name, value, f"CONFIG_KWARGS[{name!r}]")
     for variable, text in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX):
+        if variable.startswith(ENVIRONMENT_PREFIX) and not _KUBERNETES_VARIABLE.fullmatch(variable):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
             options[name] = _convert(name, text, variable)
     return options
@@ -148,6 +151,10 @@ def _convert(name: str, value: Any, source: str) -> Any:
     if convert is None:
         nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0)[0]
         raise InvalidOption(f"{source}: there is no option {name!r}; did you mean {nearest!r}?")
+    return _checked(convert, value, source)
+
+
+def _checked(convert: Callable[[Any], Any], value: Any, source: str) -> Any:
     try:
         return convert(value)
     except (TypeError, ValueError) as error:

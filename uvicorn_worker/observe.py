@@ -54,10 +54,15 @@ class ObservedExchange(Exchange):
             self._tell()
 
     def _tell(self) -> None:
-        access_log = self.connection.service.access_log
-        if access_log is not None:
-            request = SimpleNamespace(headers=[(_text(name).upper(), _text(value)) for name, value in self.headers])
-            access_log(self._response(), request, self._environ(), timedelta(seconds=monotonic() - self._began))
+        service = self.connection.service
+        if service.access_log is None:
+            return
+        request = SimpleNamespace(headers=[(_text(name).upper(), _text(value)) for name, value in self.headers])
+        took = timedelta(seconds=monotonic() - self._began)
+        try:
+            service.access_log(self._response(), request, self._environ(), took)
+        except Exception:  # A logger of the user's must not end what it is told of.
+            service.log.error("The access log failed: %s", self, exc_info=True)
 
     def _response(self) -> SimpleNamespace:
         known = {status.value: status.phrase for status in HTTPStatus}

@@ -9,7 +9,9 @@ import pkgutil
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any
 
 import uvloop
@@ -37,9 +39,10 @@ def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) 
         _log.info("Listening at: http://%s:%d", *listener.getsockname()[:2])
         if _loop_is_running():
             _serve_in_thread(app, settings, listener)
+        elif threading.current_thread() is threading.main_thread():
+            _serve_until_signalled(app, settings, listener)
         else:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(app, settings, listener, _stop_at_signals))
+            _run_loop(_serve(app, settings, listener, lambda server: None))
 
 
 def _loop_is_running() -> bool:
@@ -50,38 +53,46 @@ def _loop_is_running() -> bool:
     return True
 
 
-async def _serve(
-    app: Any, settings: Settings, listener: socket.socket, ready: Callable[[Server], None]
-) -> None:
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+async def _serve(app: Any, settings: Settings, listener: socket.socket, ready: Callable[[Server], None]) -> None:
     server = Server(app, settings, [listener], _log)
     ready(server)
     await server.serve()
 
 
-def _stop_at_signals(server: Server) -> None:
-    if threading.current_thread() is threading.main_thread():
+def _serve_until_signalled(app: Any, settings: Settings, listener: socket.socket) -> None:
+    def ready(server: Server) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.stop_or_abort)
 
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        _run_loop(_serve(app, settings, listener, ready))
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+
 
 def _serve_in_thread(app: Any, settings: Settings, listener: socket.socket) -> None:
     """Serve in another thread, and wait for it here; Ctrl-C arrives here."""
-    stops: list[Callable[[], object]] = []
+    servers: SimpleQueue[tuple[asyncio.AbstractEventLoop, Server]] = SimpleQueue()
 
     def ready(server: Server) -> None:
-        loop = asyncio.get_running_loop()
-        stops.append(lambda: loop.call_soon_threadsafe(server.stop_or_abort))
+        servers.put((asyncio.get_running_loop(), server))
 
-    def serve() -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(app, settings, listener, ready))
-
-    thread = threading.Thread(target=serve, name="uvicorn_worker")
-    thread.start()
-    while thread.is_alive():
-        try:
-            thread.join()
-        except KeyboardInterrupt:
-            for stop in stops:
-                stop()
+    with ThreadPoolExecutor(1, thread_name_prefix="uvicorn_worker") as executor:
+        served = executor.submit(_run_loop, _serve(app, settings, listener, ready))
+        while True:
+            try:
+                return served.result()
+            except KeyboardInterrupt:
+                if served.done():
+                    raise
+                loop, server = servers.get()
+                servers.put((loop, server))
+                loop.call_soon_threadsafe(server.stop_or_abort)

@@ -9,7 +9,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 from uvicorn_worker._types import AccessLog, Address, Application, Log
@@ -87,7 +86,8 @@ class Server:
         self._exhausted_was_logged = False
         self._ticking: asyncio.TimerHandle | None = None
         self._stopping = self._loop.create_future()
-        self._quiet = asyncio.Event()
+        #: Set when something that a drain waits for has ended.
+        self._ended = asyncio.Event()
 
     def stop(self) -> None:
         """Begin to drain; :meth:`serve` returns when that is done. More calls change nothing."""
@@ -119,7 +119,9 @@ class Server:
         self._service.tick(time.monotonic(), time.time())
         if self._service.draining:
             self._drain_connections()
-        elif not self._accepting:
+        elif self._accepting:
+            self._exhausted_was_logged = False
+        else:
             self._accept_again()
 
     # Accepting.
@@ -134,12 +136,14 @@ class Server:
             self._loop.add_reader(listener, self._accept, listener)
 
     def _accept_no_more(self) -> None:
+        if not self._accepting:
+            return
         self._accepting = False
         for listener in self._listeners:
             self._loop.remove_reader(listener)
 
     def _is_full(self) -> bool:
-        return len(self._service.connections) + len(self._connecting) >= self._ceiling
+        return len(self._service.connections) >= self._ceiling
 
     def _accept(self, listener: socket.socket) -> bool:
         """Take some connections from the listener; whether there may be more."""
@@ -155,30 +159,37 @@ class Server:
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._accept_no_more()  # until the next tick
+                if error.errno in _EXHAUSTED:
+                    self._accept_no_more()  # until the next tick
                 self._log_once_exhausted(error)
                 return False
-            connection.setblocking(False)
-            task = self._loop.create_task(
-                self._connect(connection, address), context=self._service.context.copy()
-            )
-            self._connecting.add(task)
-            task.add_done_callback(self._connecting.discard)
+            self._make_connection(connection, address)
         return True
 
-    async def _connect(self, connection: socket.socket, address: Any) -> None:
-        client, server = _addresses(connection, address)
-        protocol = partial(HTTP11Protocol, self._service, self._exchange_class, client, server)
-        timeout = TLS_HANDSHAKE_TIMEOUT if self._tls else None
+    def _make_connection(self, connection: socket.socket, address: Any) -> None:
+        try:
+            connection.setblocking(False)
+            client, server = _addresses(connection, address)
+        except OSError:  # It has gone already.
+            connection.close()
+            return
+        protocol = HTTP11Protocol(self._service, self._exchange_class, client, server)
+        task = self._loop.create_task(self._connect(connection, protocol), context=self._service.context.copy())
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                protocol, connection, ssl=self._tls, ssl_handshake_timeout=timeout
+                lambda: protocol,
+                connection,
+                ssl=self._tls,
+                ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if self._tls else None,
             )
         except OSError as error:  # A client that has gone, or can't shake hands (ssl.SSLError is an OSError).
-            self._log.debug("Connection from %s failed: %s", client, error)
+            self._log.debug("A connection failed: %s", error)
             connection.close()
+            protocol.connection_lost(error)
 
     def _log_once_full(self) -> None:
         """Once per episode: it is over when a quarter of the room is free again."""
@@ -193,11 +204,9 @@ class Server:
 
     def _less(self) -> None:
         """A connection is gone, or, while draining, a call of the application has ended."""
-        if self._stopping.done():
-            if not self._service.connections and not self._service.running:
-                self._quiet.set()
-        else:
-            self._exhausted_was_logged = False
+        if self._service.draining:
+            self._ended.set()
+        elif not self._stopping.done():
             if len(self._service.connections) <= self._ceiling * 3 // 4:
                 self._full_was_logged = False
             self._accept_again()
@@ -209,48 +218,49 @@ class Server:
     # Stopping.
 
     async def _drain(self) -> None:
-        """Take no more connections, let requests finish, and end what hasn't by the worker's own deadline."""
+        """Take no more connections, let requests finish, and end what hasn't by the worker's own deadline.
+
+        That is early enough for the application to see its cancellation, and for the worker to leave by itself,
+        before Gunicorn sends SIGKILL.
+        """
         service = self._service
-        deadline = self._loop.time() + _own_deadline(self._settings.graceful_timeout)
-        service.draining = True
+        graceful_timeout = self._settings.graceful_timeout
+        end = self._loop.time() + graceful_timeout
+        reserve = min(1.5, graceful_timeout / 4)
         self._accept_no_more()
+        service.draining = True
         for listener in self._listeners:
             # Who stands in the queue is served: closing the last copy of a listener would reset them.
-            while self._accept(listener) and self._loop.time() < deadline:
+            while self._accept(listener) and self._loop.time() < end - reserve:
                 await asyncio.sleep(0)
+        for listener in self._listeners:
             listener.close()
-        if self._connecting:
-            await asyncio.wait(self._connecting, timeout=_left(self._loop, deadline))
         self._drain_connections()
-        self._less()
-        await self._wait_for_quiet(_left(self._loop, deadline))
-        if service.running or service.connections:
-            await self._end_the_rest()
-        await self._loop.shutdown_asyncgens()
+        await self._wait_for_quiet(end - reserve)
+        for running in list(service.running):
+            self._log.warning("Cancelled at the end of graceful_timeout: %s", running)
+            running.cancel()
+        await self._wait_for_quiet(end - reserve / 2)
+        for connection in list(service.connections):
+            connection.abort()
         # Not cancelled when its time is up: that would wait for the threads, and the loop would not turn.
         executor_is_down = self._loop.create_task(self._loop.shutdown_default_executor())
-        await asyncio.wait((executor_is_down,), timeout=_left(self._loop, deadline))
+        await asyncio.wait((executor_is_down,), timeout=max(0.0, end - reserve / 4 - self._loop.time()))
 
     def _drain_connections(self) -> None:
         """Again with every tick: a connection that was promised another request may be idle by now."""
         for connection in list(self._service.connections):
             connection.drain()
 
-    async def _wait_for_quiet(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._quiet.wait(), seconds)
-        except TimeoutError:
-            pass  # The callers look at what is left.
-
-    async def _end_the_rest(self) -> None:
-        """Cancel what has not finished, and say what it is."""
-        for running in list(self._service.running):
-            self._log.warning("Cancelled at the end of graceful_timeout: %s", running)
-            running.cancel()
-        await self._wait_for_quiet(_own_deadline(self._settings.graceful_timeout) / 20)
-        for connection in list(self._service.connections):
-            connection.abort()
-        await asyncio.sleep(0)
+    async def _wait_for_quiet(self, until: float) -> None:
+        """Wait until no connection is open and no call of the application is under way, at most ``until`` then."""
+        service = self._service
+        while service.connections or service.running or self._connecting:
+            self._ended.clear()
+            try:
+                await asyncio.wait_for(self._ended.wait(), until - self._loop.time())
+            except TimeoutError:
+                return
 
     def abort(self) -> None:
         """End everything now: for a worker that is told to quit."""
@@ -258,15 +268,6 @@ class Server:
             running.cancel()
         for connection in list(self._service.connections):
             connection.abort()
-
-
-def _left(loop: asyncio.AbstractEventLoop, deadline: float) -> float:
-    return max(0.0, deadline - loop.time())
-
-
-def _own_deadline(graceful_timeout: float) -> float:
-    """Seconds after which the rest is ended, so that there is time to end it before Gunicorn's SIGKILL."""
-    return max(graceful_timeout - 1.5, graceful_timeout * 0.75)
 
 
 def _descriptor_ceiling() -> int:

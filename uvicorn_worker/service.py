@@ -20,6 +20,7 @@ class Service:
         "access_log",
         "app",
         "clock",
+        "closing_waits",
         "connections",
         "context",
         "create_task",
@@ -66,6 +67,7 @@ class Service:
         self.head_waits = clock.deadlines(settings.head_timeout)
         self.idle_waits = clock.deadlines(settings.keepalive)
         self.stall_waits = clock.deadlines(settings.timeout)
+        self.closing_waits = clock.deadlines(settings.timeout)
         self.linger_waits = clock.deadlines(settings.linger_timeout)
         #: Requests until ``on_quota`` is called (Gunicorn ``max_requests``).
         self.requests_left: int | None = None

@@ -54,6 +54,7 @@ class UvicornWorker(Worker):
         """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
         self._settings = self._settings_of(self.cfg)
         self._server: Server | None = None
+        self._is_leaving = False
         self.loop: asyncio.AbstractEventLoop
         self.loop = asyncio.new_event_loop() if self._settings.loop == "asyncio" else uvloop.new_event_loop()
         asyncio.set_event_loop(self.loop)
@@ -96,7 +97,9 @@ class UvicornWorker(Worker):
         try:
             self.loop.run_until_complete(self._serve(tls))
         except WorkerExit:
-            self._abort()
+            self._is_leaving = True
+            if self._server is not None:
+                self._server.abort()
             raise
         finally:
             self._close_loop()
@@ -143,19 +146,29 @@ class UvicornWorker(Worker):
         if self._server is not None:
             self._server.stop()
 
-    def _abort(self) -> None:
-        """The loop was left from a signal handler: let tasks see their cancellation, for a moment."""
-        if self._server is not None:
-            self._server.abort()
+    def _close_loop(self) -> None:
+        """Let the tasks that are left see their cancellation, for a moment, and close the loop."""
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
         if tasks:
             self.loop.run_until_complete(asyncio.wait(tasks, timeout=0.5))
-
-    def _close_loop(self) -> None:
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
+
+    def _leave(self, status: int) -> None:
+        """End the process from a signal handler, through whatever code is running.
+
+        The loop (in a callback of a transport) and applications (by ``except:``) can swallow what is raised here, so
+        it is raised once more from the loop itself.
+        """
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._raise_exit, status)
+        self._raise_exit(status)
+
+    def _raise_exit(self, status: int) -> None:
+        if not self._is_leaving:
+            raise WorkerExit(status)
 
     # Signals. Plain handlers, because those of a loop would wait for code that blocks it.
 
@@ -171,7 +184,7 @@ class UvicornWorker(Worker):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGQUIT, signal.SIG_IGN)
         self.cfg.worker_int(self)
-        raise WorkerExit(0)
+        self._leave(0)
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has missed the heartbeat. Say where the worker hangs, and end."""
@@ -179,4 +192,4 @@ class UvicornWorker(Worker):
         stack = "".join(traceback.format_stack(frame))
         self.log.critical("Worker (pid:%s) was aborted while it ran:\n%s", self.pid, stack)
         self.cfg.worker_abort(self)
-        raise WorkerExit(1)
+        self._leave(1)

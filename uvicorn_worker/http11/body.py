@@ -91,7 +91,7 @@ class RequestBody:
             self._buffered = 0
             self.connection.body_emptied()
             return content, self.body is not COMPLETE
-        if self.body is BROKEN:
+        if self.body is BROKEN or self.body is DROPPING:
             failure, reason = self._failure
             raise failure(reason)
         return b"", False
@@ -146,6 +146,8 @@ class RequestBody:
     def drop_body(self) -> None:
         """Nobody will read the rest of the body."""
         self.body = DROPPING
+        self._failure = ClientDisconnected, "the body of a finished exchange is not read"
+        self._wake()
         self._buffered = 0
         self._chunks.clear()
         self.connection.body_emptied()

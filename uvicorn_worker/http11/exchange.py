@@ -153,6 +153,8 @@ class Exchange(RequestBody):
         """Cancel the call of the application."""
         if self.task is not None:
             self.task.cancel()
+            # One that has not begun yet never gets to the end of run().
+            self.task.add_done_callback(lambda _: self.connection.service.running.discard(self))
 
     def _application_raised(self, error: BaseException) -> None:
         if isinstance(error, ClientDisconnected) and (self.reply is GONE or self.body is BROKEN):
@@ -295,7 +297,7 @@ class Exchange(RequestBody):
                 self._count(len(content), finish=True)
             content = self._framing(content)
         if framing.has_token(given.get(wire.CONNECTION, ()), b"close") or self._is_delimited_by_end:
-            self.keep_alive = False
+            self.end_connection()
         return b"".join((prefix, lines, line, self._connection_line(service), b"\r\n")), content or b""
 
     def _delimit(self, status: int, content: bytes | None, given: dict[bytes, list[bytes]]) -> bytes:
@@ -319,7 +321,7 @@ class Exchange(RequestBody):
     def _connection_line(self, service: Service) -> bytes:
         """Settle whether the connection is kept, and say so where the client can't know it (RFC 9112 section 9.3)."""
         if not self.keep_alive or self._rest_is_too_long(service):
-            self.keep_alive = False
+            self.end_connection()
             return b"connection: close\r\n"
         return b"" if self.version == "1.1" else b"connection: keep-alive\r\n"
 
@@ -355,8 +357,9 @@ class Exchange(RequestBody):
         if status == HTTPStatus.SWITCHING_PROTOCOLS:
             raise InvalidReply("status 101 can't be sent by an application")
         lines, _ = wire.encode_fields(fields)
-        # RFC 9110 section 15.2: a client of HTTP/1.0 knows of no interim responses.
-        if self.version == "1.1":
+        # RFC 9110 section 15.2: a client of HTTP/1.0 knows of no interim responses; and one that reads nothing needs
+        # none.
+        if self.version == "1.1" and not self.connection.write_paused:
             self.connection.write(wire.STATUS_LINES[status] + lines + b"\r\n")
 
     def _let_head_go(self) -> None:

@@ -19,8 +19,8 @@ from uvicorn_worker.clock import Deadlines
 from uvicorn_worker.config import IDLE_GRACE, SLICE
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, RequestRefused
 from uvicorn_worker.http11 import wire
-from uvicorn_worker.http11.body import READING
-from uvicorn_worker.http11.exchange import FINISHED, HELD, OPEN, WAITING, Exchange
+from uvicorn_worker.http11.body import COMPLETE, DROPPING, READING
+from uvicorn_worker.http11.exchange import FINISHED, HELD, WAITING, Exchange
 from uvicorn_worker.http11.framing import refuse
 from uvicorn_worker.http11.reader import HEAD, OVER, RequestReader
 from uvicorn_worker.service import Service
@@ -60,12 +60,13 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         self._reading_paused = False
         self._room: asyncio.Future[None] | None = None
         self._waiting: Deadlines | None = None
+        self._transport: asyncio.Transport | None = None
+        service.connections.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self.write: Callable[[bytes], None] = self._transport.write
-        self.is_closing: Callable[[], bool] = self._transport.is_closing
-        self.service.connections.add(self)
+        transport = self._transport = cast(asyncio.Transport, transport)
+        self.write: Callable[[bytes], None] = transport.write
+        self.is_closing: Callable[[], bool] = transport.is_closing
         self._wait(self.service.head_waits)
 
     # Exchanges, in order.
@@ -89,7 +90,7 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
             self._queue = deque()
         self._queue.append(exchange)
         if self._exchange is None:
-            self._watch_unsent()  # It is the client's turn, to read its last reply.
+            self._watch_unsent()
         if len(self._queue) >= self.service.settings.pipelined_requests:
             self._pause_reading()
 
@@ -105,14 +106,18 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
 
     def _begin_next(self) -> None:
         """Turn to the first in the queue, if the client reads what it is sent."""
-        if self._queue and self._exchange is None and not self.write_paused:
-            first = self._queue.popleft()
-            if isinstance(first, RequestRefused):
-                self._send_refusal(first)
-            else:
-                # Not in the context of the request that was answered before.
-                self.service.context.copy().run(self._accept, first)
-                self._resume_reading()
+        if not self._queue or self._exchange is not None:
+            return
+        if self.write_paused:
+            self._watch_unsent()
+            return
+        first = self._queue.popleft()
+        if isinstance(first, RequestRefused):
+            self._send_refusal(first)
+        else:
+            # Not in the context of the request that was answered before.
+            self.service.context.copy().run(self._accept, first)
+            self._resume_reading()
 
     def exchange_ended(self, exchange: Exchange) -> None:
         if exchange is self._exchange and exchange.reply is FINISHED:
@@ -172,14 +177,17 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
             self._unparsed = rest if rest else None
             self.data_received(data)
         self._watch = 0
-        self._slice = self.service.slice_without_limits if self._unparsed is None else -1
+        if self._phase is not OVER and self._unparsed is None:
+            self._slice = self.service.slice_without_limits
+        else:
+            self._slice = -1
 
     def _head_begun(self) -> None:
-        if self._waiting is self.service.idle_waits:
+        if self._waiting is self.service.idle_waits or self._waiting is self.service.closing_waits:
             self._wait(self.service.head_waits)
 
     def _pause_reading(self) -> None:
-        if not self._reading_paused:
+        if not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
 
@@ -191,9 +199,9 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
             self.service.loop.call_soon(self._read_on, context=self.service.context)
 
     def _read_on(self) -> None:
-        if not self._transport.is_closing():
+        if not self.is_closing():
             self._read_unparsed()
-            if not self._reading_paused:
+            if not self._reading_paused and self._transport is not None:
                 self._transport.resume_reading()
 
     def body_filled(self) -> None:
@@ -207,7 +215,8 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         self._wait(self.service.stall_waits)
 
     def body_arrived(self) -> None:
-        if self._waiting is self.service.stall_waits:
+        dropped = self._exchange is not None and self._exchange.body is DROPPING
+        if self._waiting is self.service.stall_waits and not dropped:
             self._wait(None)
 
     def pause_writing(self) -> None:
@@ -241,25 +250,32 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
     def deadline_passed(self, deadlines: Deadlines) -> None:
         self._waiting = None
         service = self.service
+        exchange = self._exchange
         if deadlines is service.head_waits and self._unfinished:
             self._fail(refuse("The head of the request took too long", HTTPStatus.REQUEST_TIMEOUT))
-        elif deadlines is service.head_waits or deadlines is service.idle_waits:
+        elif deadlines is service.head_waits:
             self._close()
-        elif self._transport.is_closing() or deadlines is service.linger_waits or self._exchange is None:
+        elif deadlines is service.idle_waits:
+            if self._transport is not None and self._transport.get_write_buffer_size():
+                self._watch_unsent()  # Not idle yet: the client reads its last reply.
+            else:
+                self._close()
+        elif deadlines is not service.stall_waits or exchange is None:
             self._check_unsent()
-        elif self._exchange.body is READING:
-            self._phase = OVER
-            self._exchange.end_connection()
-            self._exchange.break_body(BodyStalled, "the body of the request stalled")
-        else:
+        elif exchange.body is DROPPING:
             self._linger()
+        elif exchange.body is not COMPLETE:
+            self._read_no_more()
+            exchange.end_connection()
+            exchange.break_body(BodyStalled, "the body of the request stalled")
 
     # The end.
 
     def eof_received(self) -> bool:
         """The client sends no more; what it has asked for is answered, if it can be (TLS has no half-closing)."""
         last = self._queue[-1] if self._queue else self._exchange
-        self._phase = OVER
+        self._read_no_more()
+        self._unfinished = False
         if self._incoming is not None:
             self._incoming.break_body(ClientDisconnected, "the client closed the connection within the body")
             self._incoming = None
@@ -267,6 +283,7 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
             return False
         if isinstance(last, Exchange):
             last.end_connection()
+            return last.body is not DROPPING
         return True
 
     def _end(self) -> None:
@@ -278,31 +295,41 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
 
     def _close(self) -> None:
         """Close when everything that was written has left."""
-        self._phase = OVER
-        self._transport.close()
-        self._watch_unsent()
+        self._read_no_more()
+        if self._transport is not None:
+            self._transport.close()
+            self._watch_unsent()
 
     def _linger(self) -> None:
         """Close for writing, and drop what still comes.
 
         A socket that is closed with bytes unread sends a reset, which may overtake the answer (RFC 9112 section 9.6).
         """
-        self._phase = OVER
+        self._read_no_more()
         self._incoming = self._unparsed = self._queue = self._exchange = None
-        if self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
             return
+        if not self.service.linger_waits.seconds:
+            return self._close()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._resume_reading()
         self._watch_unsent()
 
     def _watch_unsent(self) -> None:
-        self._unsent = self._transport.get_write_buffer_size()
-        self._wait(self.service.stall_waits if self._unsent else self.service.linger_waits)
+        """Wait for the client to read what it was sent, as long as it reads some of it within ``timeout``."""
+        if self._transport is not None:
+            self._unsent = self._transport.get_write_buffer_size()
+            self._wait(self.service.closing_waits if self._unsent else self.service.linger_waits)
 
     def _check_unsent(self) -> None:
         """The time to close is up, or the client has been reading its last answer for long."""
-        if self._transport.get_write_buffer_size() < self._unsent:
+        if self._transport is None:
+            return
+        unsent = self._transport.get_write_buffer_size()
+        if not unsent and self._phase is HEAD:
+            self._wait(self.service.idle_waits)
+        elif unsent < self._unsent:
             self._watch_unsent()
         else:
             self._transport.abort()
@@ -311,7 +338,7 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         """End the connection so that the client can tell that the reply is not whole."""
         ends_with_connection = exchange.ends_with_connection
         exchange.client_gone()
-        if ends_with_connection:
+        if ends_with_connection and self._transport is not None:
             # An orderly end of the connection would be the orderly end of the reply.
             self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._transport.abort()
@@ -320,7 +347,7 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
 
     def drain(self) -> None:
         self.keeps_alive = False
-        if self._exchange is not None and self._exchange.reply is not OPEN:
+        if self._exchange is not None and self._exchange.reply is WAITING:
             self._exchange.end_connection()
         if self._exchange is None and not self._queue and self._phase is HEAD:
             # A request may be on its way at this moment: it is still answered.
@@ -331,18 +358,19 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
             self._close()
 
     def abort(self) -> None:
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(None)
-        self._phase = OVER
+        self._read_no_more()
         for exchange in (self._incoming, self._exchange):
             if exchange is not None:
                 exchange.client_gone()
         self._incoming = self._exchange = self._queue = self._unparsed = None
+        self.write_paused = False
         self._let_writers_go()
         # The parser holds bound methods of this object: a cycle that only the collector could end.
-        self._parser = None
-        self._transport = None  # type: ignore[assignment]
+        self._parser = self._transport = None
         self.service.connections.discard(self)
         self.service.on_less()

@@ -43,6 +43,14 @@ _STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 _VERSION_ERRORS = frozenset(("Invalid HTTP version", "Pause on PRI/Upgrade"))
 
 
+def _line_too_long() -> RequestRefused:
+    return refuse("The request line is too long", HTTPStatus.REQUEST_URI_TOO_LONG)
+
+
+def _too_large(what: str) -> RequestRefused:
+    return refuse(f"{what} too large", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+
 class RequestReader(Wire):
     """Feeds a parser and makes exchanges of what it tells.
 
@@ -58,7 +66,10 @@ class RequestReader(Wire):
         "_host",
         "_incoming",
         "_parser",
+        "_pending",
         "_phase",
+        "_refusal",
+        "_shown",
         "_slice",
         "_unfinished",
         "_url",
@@ -83,12 +94,17 @@ class RequestReader(Wire):
         self._unfinished = False
         #: Bytes of the slices that did, as far as they are not of the body; the first slice of a head is not counted.
         self._fed = 0
-        #: What that begins with: 1 where a head could be over a limit though it comes in one slice.
+        #: How many fields of an unfinished head were shown at the last look, and the bytes fed since.
+        self._shown = 0
+        self._pending = 0
+        #: What ``_fed`` begins with: 1 where a head could be over a limit though it comes in one slice.
         self._watch = 0
         #: Whether another request is read after one that allows it.
         self.keeps_alive = service.settings.keepalive > 0
         #: The exchange whose body is being read.
         self._incoming: Exchange | None = None
+        #: What a callback has raised; the parser's own error doesn't always tell.
+        self._refusal: RequestRefused | None = None
 
     # What the protocol makes of it.
 
@@ -140,19 +156,23 @@ class RequestReader(Wire):
         if self._phase is not HEAD:
             return self._continue_or_stop()
         parser = self._parser
-        method = _METHODS[parser.get_method()]
         headers = self._headers
-        if self._fed:
-            self._check_limits(method, headers, self.service.settings)
         try:
-            target = _TARGETS[self._url]
-        except framing.NotOriginForm:
-            target = framing.split_other_target(self._url, method, headers)
-        exchange = self._exchange_class(self, method, target, headers)
-        # The parser tells the version only as text made anew, at 2,600 instructions. Without a Connection field,
-        # only HTTP/1.1 keeps the connection.
-        if self._decisive or not parser.should_keep_alive() or self._host is None or not _HOSTS[self._host]:
-            self._decide(exchange, parser)
+            method = _METHODS[parser.get_method()]
+            if self._fed:
+                self._check_limits(method, headers, self.service.settings)
+            try:
+                target = _TARGETS[self._url]
+            except framing.NotOriginForm:
+                target = framing.split_other_target(self._url, method, headers)
+            exchange = self._exchange_class(self, method, target, headers)
+            # The parser tells the version only as text made anew, at 2,600 instructions. Without a Connection field,
+            # only HTTP/1.1 keeps the connection.
+            if self._decisive or not parser.should_keep_alive() or self._host is None or not _HOSTS[self._host]:
+                self._decide(exchange, parser)
+        except RequestRefused as refusal:
+            self._refusal = refusal
+            raise
         self._url = b""
         self._host = None
         self._fed = self._watch
@@ -160,7 +180,7 @@ class RequestReader(Wire):
         if exchange.body is ABSENT:
             self._unfinished = False
             if not exchange.keep_alive:
-                self._phase = OVER
+                self._read_no_more()
         else:
             self._incoming = exchange
             self._fed = -SLICE
@@ -174,8 +194,9 @@ class RequestReader(Wire):
             self._incoming.feed(data)
 
     def on_chunk_header(self) -> None:
-        # What a chunk takes without extensions: 16 digits at most, and two line ends.
-        self._fed -= 20
+        # What a chunk takes without extensions: 16 digits at most, and two line ends. A slice full of chunks is
+        # credited with no more than a slice, or small ones would pay for any number of trailers.
+        self._fed = max(self._fed - 20, -SLICE)
 
     def on_message_complete(self) -> None:
         exchange = self._incoming
@@ -188,7 +209,9 @@ class RequestReader(Wire):
         self._decisive.clear()
         self._host = None
         self._unfinished = False
-        self._phase = HEAD if exchange.keep_alive else OVER
+        self._phase = HEAD
+        if not exchange.keep_alive:
+            self._read_no_more()
         exchange.body_complete()
 
     # Judgement.
@@ -223,35 +246,46 @@ class RequestReader(Wire):
             raise refuse("No more requests are read")
         self._phase = BODY
 
-    def _check_limits(self, method: str, headers: RequestFields, settings: Settings, slack: int = 0) -> None:
-        """Raise :class:`RequestRefused` where the head, complete or as far as it came, is over a limit.
-
-        The parser shows a field only when it is whole and the next line has begun. What it has not shown can only be
-        counted by what was fed, to ``slack`` bytes.
-        """
+    def _check_limits(self, method: str, headers: RequestFields, settings: Settings) -> None:
+        """Raise :class:`RequestRefused` where a complete head is over a limit."""
         line = len(method) + len(self._url) + len("  HTTP/1.1")
-        if settings.request_line_limit and line > settings.request_line_limit:
-            raise refuse("The request line is too long", HTTPStatus.REQUEST_URI_TOO_LONG)
         sizes = [len(name) + len(value) + len(": \r\n") for name, value in headers]
+        if line > (settings.request_line_limit or settings.head_limit):
+            raise _line_too_long()
         if len(sizes) > settings.field_count_limit:
-            raise _fields_too_large("The request has too many header fields")
+            raise _too_large("The number of header fields is")
         if settings.field_size_limit and max(sizes, default=0) > settings.field_size_limit:
-            raise _fields_too_large("A header field of the request is too large")
+            raise _too_large("A header field of the request is")
         if line + sum(sizes) > settings.head_limit:
-            if line > settings.head_limit:
-                raise refuse("The request line is too long", HTTPStatus.REQUEST_URI_TOO_LONG)
-            raise _fields_too_large("The head of the request is too large")
-        unseen = self._fed - line - sum(sizes) - slack
-        if unseen > settings.head_limit or (settings.field_size_limit and unseen > settings.field_size_limit):
-            raise _fields_too_large("A header field of the request is too large")
+            raise _too_large("The head of the request is")
+
+    def _check_unfinished_head(self, size: int) -> None:
+        """The same for one that has come in part, with a last slice of ``size`` bytes.
+
+        The parser shows a field when it is whole and the next line has begun. What it has not shown can only be
+        counted by what was fed, to a slice.
+        """
+        settings = self.service.settings
+        shown = len(self._headers)
+        # Where in its first slice a head began is not known, so that slice counts next to nothing.
+        is_first = self._fed <= 1
+        self._fed = 2 if is_first else self._fed + size
+        self._pending = 0 if is_first or shown != self._shown else self._pending + size
+        self._shown = shown
+        if len(self._url) > (settings.request_line_limit or settings.head_limit):
+            raise _line_too_long()
+        if shown > settings.field_count_limit:
+            raise _too_large("The number of header fields is")
+        if settings.field_size_limit and self._pending - size - len(self._url) > settings.field_size_limit:
+            raise _too_large("A header field of the request is")
+        if self._fed - size > settings.head_limit:
+            raise _too_large("The head of the request is") if shown else _line_too_long()
 
     def _check_unfinished(self, size: int) -> None:
         """After a slice of ``size`` bytes, bound what the parser swallows without telling."""
         try:
             if self._phase is HEAD and self._url:
-                # Where in its first slice a head began is not known, so that slice counts next to nothing.
-                self._fed = self._fed + size if self._fed > 1 else 2
-                self._check_limits("", self._headers, self.service.settings, size)
+                self._check_unfinished_head(size)
             elif self._phase is HEAD:
                 self._fed += size
                 if self._fed > BLANK_BYTES:
@@ -266,10 +300,16 @@ class RequestReader(Wire):
             if self._phase is HEAD:
                 self._head_begun()
 
+    def _read_no_more(self) -> None:
+        """No further request is read: what still comes is dropped."""
+        self._phase = OVER
+        self._slice = -1
+
     def _fail(self, refusal: RequestRefused) -> None:
         incoming, self._incoming = self._incoming, None
-        self._phase = OVER
-        self._refuse(refusal, incoming)
+        self._read_no_more()
+        # Its traceback refers to frames, and those to this.
+        self._refuse(refusal.with_traceback(None), incoming)
 
     def _parser_stopped(self, error: _Stop, data: bytes | memoryview) -> None:
         """The parser wants to switch protocols, or was given what it can't read, or a callback has refused."""
@@ -283,11 +323,10 @@ class RequestReader(Wire):
                 error = another
         if self._phase is OVER:
             return  # Bytes after the last request that is read.
-        cause = error.__context__
-        if isinstance(cause, RequestRefused):
-            self._fail(cause)
-        elif isinstance(error, httptools.HttpParserCallbackError) and cause is not None:
-            raise cause
+        if self._refusal is not None:
+            self._fail(self._refusal)
+        elif isinstance(error, httptools.HttpParserCallbackError):
+            raise error
         elif isinstance(error, httptools.HttpParserInvalidMethodError):
             self._fail(refuse("Unknown method", HTTPStatus.NOT_IMPLEMENTED))
         elif str(error) in _VERSION_ERRORS:
@@ -308,7 +347,3 @@ class RequestReader(Wire):
             self._parser = httptools.HttpRequestParser(self)
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % body_field)
             self._url = b""
-
-
-def _fields_too_large(reason: str) -> RequestRefused:
-    return refuse(reason, HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)

@@ -32,6 +32,9 @@ def detect_interface(app: Any) -> Interface:
     if not _is_coroutine_function(app):
         raise InvalidApplication(f"{name} is not a coroutine function: {_ACCEPTED}")
     required, accepted = _positional_arguments(app)
+    keywords = [p.name for p in inspect.signature(app).parameters.values() if _is_required_keyword(p)]
+    if keywords:
+        raise InvalidApplication(f"{name} needs the keyword argument {keywords[0]!r}, which nobody gives: {_ACCEPTED}")
     if required <= 3 <= accepted and required != 2:
         return Interface.ASGI3
     if required <= 2 <= accepted:
@@ -58,6 +61,10 @@ def _is_coroutine_function(app: Callable[..., Any]) -> bool:
         return True
     call = inspect.unwrap(type(app).__call__) if not inspect.isroutine(app) else None
     return inspect.iscoroutinefunction(call)
+
+
+def _is_required_keyword(parameter: inspect.Parameter) -> bool:
+    return parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
 
 
 def _positional_arguments(app: Callable[..., Any]) -> tuple[int, float]:

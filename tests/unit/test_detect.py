@@ -1,0 +1,222 @@
+"""Which interface a callable speaks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from uvicorn_worker.errors import InvalidApplication
+from uvicorn_worker.interfaces.detect import Interface, detect_interface
+
+
+async def channels_app(message: Any, channels: Any) -> None: ...
+
+
+async def asgi_app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+async def bound_first(settings: Any, message: Any, channels: Any) -> None: ...
+
+
+async def bound_by_name(message: Any, channels: Any, *, settings: Any) -> None: ...
+
+
+async def optional_third(message: Any, channels: Any, more: Any = None) -> None: ...
+
+
+async def optional_fourth(scope: Any, receive: Any, send: Any, more: Any = None) -> None: ...
+
+
+async def all_optional_two(message: Any = None, channels: Any = None) -> None: ...
+
+
+async def with_keywords(message: Any, channels: Any, **more: Any) -> None: ...
+
+
+async def two_and_more(message: Any, channels: Any, *more: Any) -> None: ...
+
+
+async def three_and_more(scope: Any, receive: Any, send: Any, *more: Any) -> None: ...
+
+
+async def positional_only(message: Any, channels: Any, /) -> None: ...
+
+
+class Instance:
+    async def __call__(self, message: Any, channels: Any) -> None: ...
+
+    async def method(self, message: Any, channels: Any) -> None: ...
+
+    @classmethod
+    async def class_method(cls, message: Any, channels: Any) -> None: ...
+
+    @staticmethod
+    async def static_method(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class ASGIInstance:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class Inheriting(ASGIInstance):
+    pass
+
+
+class Framework:
+    """As frameworks have it: a call that is decorated, on an instance that wraps another."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
+def decorated(app: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(app)
+    async def wrapper(*args: Any, **kwargs: Any) -> None:
+        await app(*args, **kwargs)
+
+    return wrapper
+
+
+def decorated_synchronously(app: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(app)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return app(*args, **kwargs)
+
+    return wrapper
+
+
+class DecoratedCall:
+    @decorated
+    async def __call__(self, message: Any, channels: Any) -> None: ...
+
+
+class CoroutineFactory:
+    @decorated_synchronously
+    async def __call__(self, message: Any, channels: Any) -> None: ...
+
+
+CHANNELS = {
+    "a function": channels_app,
+    "a method": Instance().method,
+    "a class method": Instance.class_method,
+    "a class method through an instance": Instance().class_method,
+    "an instance": Instance(),
+    "a method of its call": Instance().__call__,
+    "a partial that gives the first": functools.partial(bound_first, {}),
+    "a partial that gives another": functools.partial(bound_by_name, settings={}),
+    "a partial of a partial": functools.partial(functools.partial(bound_by_name), settings={}),
+    "a partial of a method": functools.partial(Instance().method),
+    "a partial of an instance": functools.partial(Instance()),
+    "a partial that leaves two of three": functools.partial(asgi_app, {}),
+    "an optional third": optional_third,
+    "two optional": all_optional_two,
+    "keywords": with_keywords,
+    "two and more": two_and_more,
+    "positional only": positional_only,
+    "a decorated function": decorated(channels_app),
+    "a function decorated twice": decorated(decorated(channels_app)),
+    "a function decorated synchronously": decorated_synchronously(channels_app),
+    "a decorated instance": decorated(Instance()),
+    "a partial of a decorated function": functools.partial(decorated(channels_app)),
+    "an instance with a decorated call": DecoratedCall(),
+    "an instance with a synchronously decorated call": CoroutineFactory(),
+}
+
+ASGI3 = {
+    "a function": asgi_app,
+    "a static method": Instance.static_method,
+    "an instance": ASGIInstance(),
+    "an instance that inherits its call": Inheriting(),
+    "a framework": Framework(asgi_app),
+    "a decorated framework": decorated(Framework(asgi_app)),
+    "a partial that gives the first of four": functools.partial(optional_fourth),
+    "three and more": three_and_more,
+    "an optional fourth": optional_fourth,
+}
+
+
+@pytest.mark.parametrize("app", CHANNELS.values(), ids=CHANNELS)
+def test_two_positional_arguments_are_message_and_channels(app: Any) -> None:
+    assert detect_interface(app) is Interface.CHANNELS
+
+
+@pytest.mark.parametrize("app", ASGI3.values(), ids=ASGI3)
+def test_three_positional_arguments_are_asgi_3(app: Any) -> None:
+    assert detect_interface(app) is Interface.ASGI3
+
+
+async def none() -> None: ...
+
+
+async def one(scope: Any) -> None: ...
+
+
+async def four(a: Any, b: Any, c: Any, d: Any) -> None: ...
+
+
+async def required_keyword(message: Any, channels: Any, *, more: Any) -> None: ...
+
+
+def synchronous(message: Any, channels: Any) -> None: ...
+
+
+def wsgi(environ: Any, start_response: Any) -> Any:
+    return []
+
+
+async def generator(message: Any, channels: Any) -> Any:
+    yield
+
+
+class Synchronous:
+    def __call__(self, message: Any, channels: Any) -> None: ...
+
+
+class NotCallable:
+    def __repr__(self) -> str:
+        return "<a database>"
+
+
+class ASGI2:
+    def __init__(self, scope: Any) -> None: ...
+
+    async def __call__(self, receive: Any, send: Any) -> None: ...
+
+
+REFUSED = {
+    "no argument": (none, "unit.test_detect:none takes 0"),
+    "one argument": (one, "unit.test_detect:one takes 1"),
+    "four arguments": (four, "unit.test_detect:four takes 4"),
+    "a keyword that nobody gives": (required_keyword, "required_keyword"),
+    "a function that is not asynchronous": (synchronous, "unit.test_detect:synchronous is not a coroutine function"),
+    "an application of WSGI": (wsgi, "unit.test_detect:wsgi is not a coroutine function"),
+    "an asynchronous generator": (generator, "unit.test_detect:generator is not a coroutine function"),
+    "an instance whose call is not asynchronous": (Synchronous(), "Synchronous"),
+    "a partial of a function that is not": (functools.partial(synchronous), "unit.test_detect:synchronous"),
+    "a lambda": (lambda message, channels: None, "<lambda> is not a coroutine function"),
+    "a class of applications": (Instance, "unit.test_detect:Instance is a class, and not an instance"),
+    "a class of applications of ASGI 2": (ASGI2, "unit.test_detect:ASGI2 is a class"),
+    "a builtin": (print, "print is not a coroutine function"),
+    "no callable": (NotCallable(), "<a database> can't be called"),
+    "nothing": (None, "None can't be called"),
+    "a module": (functools, "can't be called"),
+    "text": ("app:app", "'app:app' can't be called"),
+}
+
+
+@pytest.mark.parametrize(("app", "named"), REFUSED.values(), ids=REFUSED)
+def test_what_is_neither_is_refused_in_one_line_that_names_it_and_both_signatures(app: Any, named: str) -> None:
+    with pytest.raises(InvalidApplication) as refusal:
+        detect_interface(app)
+    text = str(refusal.value)
+    assert named in text
+    assert "async def app(message, channels)" in text
+    assert "async def app(scope, receive, send)" in text
+    assert "\n" not in text
+    assert len(text) < 250

@@ -1,0 +1,358 @@
+"""What a worker waits for, and for how long. A deadline is never early, and at most two ticks late."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from uvicorn_worker.errors import BodyStalled, ClientDisconnected
+
+from .conftest import Serve
+from .harness import HELLO, Client, Echo, Gate, Worker, chunked, get, ok, post, turn
+
+
+async def seconds_until_end(worker: Worker, client: Client, most: int = 100) -> int:
+    for second in range(most):
+        if client.has_ended:
+            return second
+        await worker.wait(1)
+    return most
+
+
+# Heads.
+
+
+async def test_a_connection_that_says_nothing_is_closed_silently(serve: Serve) -> None:
+    worker = serve(head_timeout=10.0)
+    client = worker.connect()
+    assert await seconds_until_end(worker, client) in (10, 11, 12)
+    assert client.received == b""
+    assert client.state == "closed"
+
+
+@pytest.mark.parametrize("begin", [b"GET", b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\n", b"\r\n"])
+async def test_a_head_that_is_not_complete_in_time_is_refused(serve: Serve, begin: bytes) -> None:
+    worker = serve(head_timeout=10.0)
+    client = worker.connect()
+    client.send(begin)
+    assert await seconds_until_end(worker, client) in (10, 11, 12)
+    assert client.received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"connection: close" in client.received
+    assert client.state == "half-closed"
+
+
+async def test_more_of_a_head_does_not_buy_more_time(serve: Serve) -> None:
+    worker = serve(head_timeout=10.0)
+    client = worker.connect()
+    client.send(b"GET / HTTP/1.1\r\n")
+    for _ in range(12):
+        client.send(b"X: y\r\n")
+        await worker.wait(1)
+    assert client.received.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("begin", [b"G", b"GET", b"GET /", b"GET / HTTP/1.1\r\nHost: a\r\n"])
+@pytest.mark.parametrize("together", [False, True], ids=["later", "in one piece with the last"])
+async def test_a_later_head_has_as_long_from_its_first_byte(serve: Serve, begin: bytes, together: bool) -> None:
+    if together and b" " not in begin:
+        pytest.skip("of a method alone the parser says nothing")
+    worker = serve(head_timeout=10.0, keepalive=2.0)
+    client = worker.connect()
+    if together:
+        assert await client.ask(get() + begin) == HELLO
+    else:
+        assert await client.ask(get()) == HELLO
+        await worker.wait(1)
+        client.send(begin)
+    assert await seconds_until_end(worker, client) in (10, 11, 12)
+    assert client.take().startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_head_within_its_time_is_answered(serve: Serve) -> None:
+    worker = serve(head_timeout=10.0)
+    client = worker.connect()
+    client.send(get()[:20])
+    await worker.wait(9)
+    assert await client.ask(get()[20:]) == HELLO
+
+
+async def test_without_a_deadline_a_head_may_take_for_ever(serve: Serve) -> None:
+    worker = serve(head_timeout=0.0)
+    client = worker.connect()
+    client.send(get()[:20])
+    await worker.wait(200)
+    assert await client.ask(get()[20:]) == HELLO
+
+
+async def test_no_deadline_is_over_an_application(serve: Serve) -> None:
+    app = Gate()
+    worker = serve(app, timeout=30.0, keepalive=2.0, head_timeout=10.0)
+    client = worker.connect()
+    client.send(get("/a") + get("/b")[:20])
+    await worker.wait(200)
+    assert client.state == "open"
+    await app.open()
+    assert client.take() == ok("/a")
+    assert await client.ask(get("/b")[20:]) == b""
+    await app.open()
+    assert client.take() == ok("/b")
+
+
+# Idleness.
+
+
+async def test_an_idle_connection_is_closed_silently(serve: Serve) -> None:
+    worker = serve(keepalive=5.0)
+    client = worker.connect()
+    assert await client.ask(get()) == HELLO
+    assert await seconds_until_end(worker, client) in (5, 6, 7)
+    assert client.take() == b""
+    assert client.state == "closed"
+
+
+async def test_each_request_begins_idleness_anew(serve: Serve) -> None:
+    worker = serve(keepalive=5.0)
+    client = worker.connect()
+    for _ in range(5):
+        assert await client.ask(get()) == HELLO
+        await worker.wait(4)
+    assert client.state == "open"
+
+
+async def test_connections_are_closed_in_the_order_in_which_they_became_idle(serve: Serve) -> None:
+    worker = serve(keepalive=5.0)
+    clients = [worker.connect() for _ in range(3)]
+    for client in reversed(clients):
+        await client.ask(get())
+        await worker.wait(1)
+    ends = []
+    for _ in range(10):
+        await worker.wait(1)
+        ends.append([client.has_ended for client in clients].count(True))
+    assert ends == sorted(ends)
+    assert ends.index(3) - ends.index(1) == 2
+
+
+# Bodies.
+
+
+async def test_a_stalled_body_raises_out_of_receive_and_is_answered_with_408(serve: Serve) -> None:
+    errors = []
+
+    async def app(message: dict, channels: dict) -> None:
+        try:
+            while (await channels["body"].receive())["more_content"]:
+                pass
+        except Exception as error:
+            errors.append(error)
+            raise
+
+    worker = serve(app, timeout=30.0)
+    client = worker.connect()
+    client.send(post("/", b"hello")[:-2])
+    assert await seconds_until_end(worker, client) in (30, 31, 32)
+    assert [type(error) for error in errors] == [BodyStalled]
+    assert isinstance(errors[0], ClientDisconnected)
+    assert client.received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert client.state == "half-closed"
+
+
+async def test_each_byte_of_a_body_begins_its_time_anew(serve: Serve) -> None:
+    worker = serve(Echo(), timeout=30.0)
+    client = worker.connect()
+    client.send(post("/", b"hello")[:-5])
+    for byte in b"hell":
+        await worker.wait(29)
+        client.send(bytes([byte]))
+    await worker.wait(29)
+    assert await client.ask(b"o") == ok("POST / hello")
+
+
+async def test_an_application_may_answer_a_stalled_body_itself(serve: Serve) -> None:
+    async def app(message: dict, channels: dict) -> None:
+        with pytest.raises(BodyStalled):
+            await channels["body"].receive()
+        await channels["reply"].send({"status": 400, "content": b"slow"})
+
+    worker = serve(app, timeout=30.0)
+    client = worker.connect()
+    client.send(post("/", b"hello")[:-5])
+    await worker.wait(33)
+    assert client.received == b"HTTP/1.1 400 Bad Request\r\ncontent-length: 4\r\nconnection: close\r\n\r\nslow"
+    assert client.state == "half-closed"
+
+
+async def test_a_body_that_stalls_behind_its_reply_ends_the_connection(serve: Serve) -> None:
+    worker = serve(timeout=30.0)
+    client = worker.connect()
+    assert await client.ask(post("/", b"hello")[:-2]) == HELLO
+    assert await seconds_until_end(worker, client) in (30, 31, 32)
+    assert client.take() == b""
+
+
+async def test_a_reply_under_way_is_cut_where_the_body_stalls(serve: Serve) -> None:
+    async def app(message: dict, channels: dict) -> None:
+        await channels["reply"].send({"status": 200, "content": b"a", "more_content": True})
+        while (await channels["body"].receive())["more_content"]:
+            pass
+
+    worker = serve(app, timeout=30.0)
+    client = worker.connect()
+    client.send(post("/", b"hello")[:-2])
+    await worker.wait(33)
+    assert client.received.endswith(b"\r\n\r\n1\r\na\r\n")
+    assert client.has_ended
+
+
+async def test_a_body_that_nobody_waits_for_does_not_stall(serve: Serve) -> None:
+    gate = Gate()
+
+    async def app(message: dict, channels: dict) -> None:
+        await gate(message, channels)
+
+    worker = serve(app, timeout=30.0)
+    client = worker.connect()
+    client.send(post("/a", b"hello")[:-2])
+    await worker.wait(100)
+    assert client.state == "open"
+    await gate.open()
+    assert client.take() == ok("/a")
+
+
+async def test_without_a_timeout_a_body_may_take_for_ever(serve: Serve) -> None:
+    worker = serve(Echo(), timeout=0.0)
+    client = worker.connect()
+    client.send(post("/", b"hello")[:-2])
+    await worker.wait(200)
+    assert await client.ask(b"lo") == ok("POST / hello")
+
+
+async def test_nothing_is_left_of_a_dropped_body_that_came_late(serve: Serve) -> None:
+    """A deadline left behind would end the connection, or the tick, in the midst of later requests."""
+    worker = serve(timeout=30.0, keepalive=5.0)
+    client = worker.connect()
+    for sent in (post("/", b"hello"), chunked("/", b"hello")):
+        assert await client.ask(sent[:-3]) == HELLO
+        assert await client.ask(sent[-3:]) == b""
+        for _ in range(20):
+            assert await client.ask(get()) == HELLO
+            await worker.wait(2)
+    assert client.state == "open"
+
+
+async def test_a_connection_waits_for_one_thing_at_a_time(serve: Serve) -> None:
+    app = Echo()
+    worker = serve(app)
+    client = worker.connect()
+    assert worker.waiting == 1
+    sent = post("/a", b"hello")
+    for step in (sent[:10], sent[10:-3], sent[-3:], sent + sent[:10], sent[10:], chunked("/", b"a")[:-2], b"\r\n"):
+        await client.ask(step)
+        assert worker.waiting == 1
+    client.reset()
+    await turn()
+    assert worker.waiting == 0
+
+
+# The end.
+
+
+async def test_a_client_that_does_not_close_after_a_refusal_is_cut_off(serve: Serve) -> None:
+    worker = serve(linger_timeout=2.0)
+    client = worker.connect()
+    await client.ask(b"\0")
+    assert client.state == "half-closed"
+    await worker.wait(1)
+    client.send(b"x" * 100_000)
+    assert client.transport.unread == 0
+    await worker.wait(3)
+    assert client.state == "aborted"
+
+
+async def test_a_client_that_closes_after_a_refusal_has_closed_both_ways(serve: Serve) -> None:
+    worker = serve()
+    client = worker.connect()
+    await client.ask(b"\0")
+    client.end()
+    await turn()
+    assert client.state == "closed"
+    assert worker.waiting == 0
+
+
+async def test_a_last_answer_that_is_not_read_is_waited_for_and_given_up(serve: Serve) -> None:
+    async def app(message: dict, channels: dict) -> None:
+        await channels["reply"].send({"status": 200, "content": bytes(300_000)})
+
+    worker = serve(app, timeout=30.0, keepalive=2.0)
+    for request in (get("/", "Connection: close"), get("/")):
+        client = worker.connect()
+        client.stop_reading()
+        client.send(request)
+        await worker.wait(29)
+        assert not client.transport.lost
+        await worker.wait(8)
+        assert client.state == "aborted"
+
+
+async def test_a_last_answer_that_is_read_slowly_is_waited_for(serve: Serve) -> None:
+    async def app(message: dict, channels: dict) -> None:
+        await channels["reply"].send({"status": 200, "content": bytes(300_000)})
+
+    worker = serve(app, timeout=30.0)
+    client = worker.connect()
+    client.stop_reading()
+    client.send(get("/", "Connection: close"))
+    for _ in range(20):
+        await worker.wait(30)
+        assert not client.transport.lost
+        client.read(10_000)
+    client.read()
+    assert client.received.endswith(b"\r\n\r\n" + bytes(300_000))
+    assert client.state == "closed"
+
+
+async def test_a_refusal_that_is_not_read_is_waited_for(serve: Serve) -> None:
+    worker = serve(timeout=30.0, linger_timeout=2.0)
+    client = worker.connect()
+    client.stop_reading()
+    client.send(b"\0")
+    await worker.wait(29)
+    assert not client.transport.lost
+    client.read()
+    await worker.wait(4)
+    assert client.received.startswith(b"HTTP/1.1 501 ")
+    await worker.wait(4)
+    assert client.state == "aborted"
+
+
+@pytest.mark.parametrize("pipelined", [1, 2])
+async def test_a_client_that_never_reads_its_replies_is_given_up(serve: Serve, pipelined: int) -> None:
+    """Be it idle, or with more requests behind the reply that it does not read."""
+
+    async def app(message: dict, channels: dict) -> None:
+        await channels["reply"].send({"status": 200, "content": bytes(300_000)})
+
+    worker = serve(app, timeout=30.0, keepalive=2.0)
+    client = worker.connect()
+    client.stop_reading()
+    client.send(get() * pipelined)
+    await worker.wait(100)
+    assert client.state == "aborted"
+
+
+async def test_a_reply_that_ends_with_its_connection_is_cut_by_a_reset(serve: Serve) -> None:
+    """An orderly end would be the orderly end of the reply."""
+
+    async def app(message: dict, channels: dict) -> None:
+        await channels["reply"].send({"status": 200, "content": b"a", "more_content": True})
+        raise ValueError("broken")
+
+    worker = serve(app)
+    client = worker.connect()
+    await client.ask(b"GET / HTTP/1.0\r\n\r\n")
+    assert client.state == "aborted"
+    [(level, option, value)] = client.transport.socket.options
+    assert (level, option) == (socket.SOL_SOCKET, socket.SO_LINGER)
+    assert value == b"\1\0\0\0\0\0\0\0"
+    assert worker.log.take() == ["The application raised: GET / [ValueError: broken]"]
