@@ -41,7 +41,11 @@ class Connection(Protocol):
     """A client's connection, as the server that stops it sees it."""
 
     def drain(self) -> None:
-        """Close as soon as no client could tell: at once if idle, else after the reply under way."""
+        """Take no more requests than are on their way."""
+        ...
+
+    def close_if_idle(self) -> None:
+        """Close, if it was idle when it was last asked to drain, and still is."""
         ...
 
     def abort(self) -> None:

@@ -131,14 +131,18 @@ def _head_limits(cfg: Any) -> dict[str, int]:
     return limits
 
 
-def read_options(class_options: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """The options given by a worker class and by the environment, checked and converted.
+def read_options(
+    given: Mapping[str, Any], environment: Mapping[str, str], *, source: str = "CONFIG_KWARGS"
+) -> dict[str, Any]:
+    """The options ``given`` by ``source`` and by the environment, checked and converted.
 
     Raises :class:`InvalidOption` for a name that is none and for a value that can't be used.
     """
     options = {}
-    for name, value in class_options.items():
-        options[name] = _convert(name, value, f"CONFIG_KWARGS[{name!r}]")
+    if not isinstance(given, Mapping):
+        raise InvalidOption(f"{source} must be a dictionary of options, not {given!r}")
+    for name, value in given.items():
+        options[name] = _convert(name, value, f"{source}[{name!r}]")
     for variable, text in environment.items():
         if variable.startswith(ENVIRONMENT_PREFIX) and not _KUBERNETES_VARIABLE.fullmatch(variable):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
@@ -149,8 +153,9 @@ def read_options(class_options: Mapping[str, Any], environment: Mapping[str, str
 def _convert(name: str, value: Any, source: str) -> Any:
     convert = OPTIONS.get(name)
     if convert is None:
-        nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0)[0]
-        raise InvalidOption(f"{source}: there is no option {name!r}; did you mean {nearest!r}?")
+        near = difflib.get_close_matches(name, OPTIONS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(OPTIONS)}"
+        raise InvalidOption(f"{source}: there is no option {name!r}; {hint}")
     return _checked(convert, value, source)
 
 
@@ -211,11 +216,14 @@ def _server_header(value: Any) -> bytes:
 def _headers(value: Any) -> tuple[tuple[bytes, bytes], ...]:
     """Pairs of name and value; as text, one ``name: value`` a line."""
     if isinstance(value, str):
-        value = [line.partition(":")[::2] for line in value.splitlines() if line.strip()]
+        value = [line.split(":", 1) for line in value.splitlines() if line.strip()]
+    elif isinstance(value, Mapping):
+        value = value.items()
     try:
-        return tuple((_field_name(name), _field_value(text)) for name, text in value)
-    except TypeError:
-        raise ValueError("expected pairs of a name and a value") from None
+        fields = [(name, text) for name, text in value]
+    except (TypeError, ValueError):
+        raise ValueError("expected pairs of a name and a value, or a line `name: value` for each") from None
+    return tuple((_field_name(name), _field_value(text)) for name, text in fields)
 
 
 def _field_name(value: Any) -> bytes:
@@ -237,9 +245,10 @@ def _field_value(value: Any) -> bytes:
 def _latin1(value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
-    if isinstance(value, str):
-        return value.encode("latin-1")
-    raise ValueError(f"expected text, not {value!r}")
+    try:
+        return str.encode(value, "latin-1")
+    except (TypeError, UnicodeEncodeError):
+        raise ValueError(f"expected text of Latin-1, not {value!r}") from None
 
 
 #: What Gunicorn has no setting for: the option's name and what makes a value of it.

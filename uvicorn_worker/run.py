@@ -9,15 +9,18 @@ import pkgutil
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from queue import SimpleQueue
+from functools import partial
 from typing import Any
 
 import uvloop
 
 from uvicorn_worker.config import Settings, read_options
-from uvicorn_worker.server import Server
+from uvicorn_worker.server import Server, exchange_class_for
+
+#: Is given what stops a server, as soon as there is one.
+Ready = Callable[[Callable[[], object]], None]
 
 _log = logging.getLogger("uvicorn_worker")
 
@@ -25,24 +28,27 @@ _log = logging.getLogger("uvicorn_worker")
 def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
     """Serve ``app`` on ``host`` and ``port`` until Ctrl-C or SIGTERM; a second one doesn't wait for requests.
 
-    ``app`` is an application or its name, ``'module:attribute'``. ``options`` are those of ``CONFIG_KWARGS``. In a
-    thread that runs a loop already, as in a notebook, the server gets a thread of its own.
+    ``app`` is an application or its name, ``'module:attribute'``. ``options`` are those of ``CONFIG_KWARGS``. Where a
+    loop runs already, as in a notebook, the server gets a thread of its own. Called in another thread than the main
+    one, where no signals arrive, it serves until the process ends.
 
     Raises :class:`InvalidApplication`, :class:`InvalidOption`, and ``OSError`` where the port can't be had.
     """
     if isinstance(app, str):
         app = pkgutil.resolve_name(app)
-    settings = Settings(**read_options(options, os.environ))
+    exchange_class_for(app)  # raises before anything is listened on
+    settings = Settings(**read_options(options, os.environ, source="run"))
     if not _log.hasHandlers():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] %(message)s")
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         _log.info("Listening at: http://%s:%d", *listener.getsockname()[:2])
-        if _loop_is_running():
-            _serve_in_thread(app, settings, listener)
-        elif threading.current_thread() is threading.main_thread():
-            _serve_until_signalled(app, settings, listener)
+        serve = partial(_serve_loop, app, settings, listener)
+        if threading.current_thread() is not threading.main_thread():
+            serve(lambda stop: None)
+        elif _loop_is_running():
+            _serve_until_signalled(partial(_in_thread, serve))
         else:
-            _run_loop(_serve(app, settings, listener, lambda server: None))
+            _serve_until_signalled(serve)
 
 
 def _loop_is_running() -> bool:
@@ -53,46 +59,36 @@ def _loop_is_running() -> bool:
     return True
 
 
-def _run_loop(main: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
+def _serve_loop(app: Any, settings: Settings, listener: socket.socket, ready: Ready) -> None:
+    """Serve on a loop of this thread, having handed what stops it to ``ready``."""
 
-
-async def _serve(app: Any, settings: Settings, listener: socket.socket, ready: Callable[[Server], None]) -> None:
-    server = Server(app, settings, [listener], _log)
-    ready(server)
-    await server.serve()
-
-
-def _serve_until_signalled(app: Any, settings: Settings, listener: socket.socket) -> None:
-    def ready(server: Server) -> None:
+    async def serve() -> None:
+        server = Server(app, settings, [listener], _log)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, server.stop_or_abort)
+        ready(lambda: loop.call_soon_threadsafe(server.stop_or_abort))
+        await server.serve()
 
-    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        _run_loop(_serve(app, settings, listener, ready))
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
 
 
-def _serve_in_thread(app: Any, settings: Settings, listener: socket.socket) -> None:
-    """Serve in another thread, and wait for it here; Ctrl-C arrives here."""
-    servers: SimpleQueue[tuple[asyncio.AbstractEventLoop, Server]] = SimpleQueue()
-
-    def ready(server: Server) -> None:
-        servers.put((asyncio.get_running_loop(), server))
-
+def _in_thread(serve: Callable[[Ready], None], ready: Ready) -> None:
     with ThreadPoolExecutor(1, thread_name_prefix="uvicorn_worker") as executor:
-        served = executor.submit(_run_loop, _serve(app, settings, listener, ready))
-        while True:
-            try:
-                return served.result()
-            except KeyboardInterrupt:
-                if served.done():
-                    raise
-                loop, server = servers.get()
-                servers.put((loop, server))
-                loop.call_soon_threadsafe(server.stop_or_abort)
+        executor.submit(serve, ready).result()
+
+
+def _serve_until_signalled(serve: Callable[[Ready], None]) -> None:
+    """Serve, and have Ctrl-C and SIGTERM stop it meanwhile, whoever handles them otherwise (as asyncio.run does)."""
+    stops: list[Callable[[], object]] = []
+
+    def handle(number: int, frame: object) -> None:
+        _log.info("Stopping at %s; once more doesn't wait for requests", signal.Signals(number).name)
+        for stop in stops:
+            stop()
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        serve(stops.append)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -13,7 +13,7 @@ from typing import Any
 
 from uvicorn_worker._types import AccessLog, Address, Application, Log
 from uvicorn_worker.clock import TICK, Clock
-from uvicorn_worker.config import RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, Settings
+from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, Settings
 from uvicorn_worker.errors import InvalidApplication
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.protocol import HTTP11Protocol
@@ -81,6 +81,7 @@ class Server:
         self._ceiling = settings.worker_connections or _descriptor_ceiling()
         #: Connections that are accepted, and not made yet.
         self._connecting: set[asyncio.Task[None]] = set()
+        self._server_addresses: dict[Address, Address] = {}
         self._accepting = False
         self._full_was_logged = False
         self._exhausted_was_logged = False
@@ -170,6 +171,8 @@ class Server:
         try:
             connection.setblocking(False)
             client, server = _addresses(connection, address)
+            # One object for all connections, as there are few such addresses and many connections.
+            server = self._server_addresses.setdefault(server, server)
         except OSError:  # It has gone already.
             connection.close()
             return
@@ -249,8 +252,14 @@ class Server:
 
     def _drain_connections(self) -> None:
         """Again with every tick: a connection that was promised another request may be idle by now."""
-        for connection in list(self._service.connections):
+        for connection in self._service.connections:
             connection.drain()
+        # To an idle connection, a request may be on its way at this moment: it is still answered.
+        self._loop.call_later(IDLE_GRACE, self._close_idle)
+
+    def _close_idle(self) -> None:
+        for connection in list(self._service.connections):
+            connection.close_if_idle()
 
     async def _wait_for_quiet(self, until: float) -> None:
         """Wait until no connection is open and no call of the application is under way, at most ``until`` then."""
@@ -264,6 +273,7 @@ class Server:
 
     def abort(self) -> None:
         """End everything now: for a worker that is told to quit."""
+        self._service.draining = True
         for running in list(self._service.running):
             running.cancel()
         for connection in list(self._service.connections):

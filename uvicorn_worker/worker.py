@@ -52,7 +52,10 @@ class UvicornWorker(Worker):
 
     def init_process(self) -> None:
         """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
-        self._settings = self._settings_of(self.cfg)
+        try:
+            self._settings = self._settings_of(self.cfg)
+        except InvalidOption as error:  # The master asks check_config when it starts, but not when it reloads.
+            self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
         self._server: Server | None = None
         self._is_leaving = False
         self.loop: asyncio.AbstractEventLoop
@@ -66,9 +69,12 @@ class UvicornWorker(Worker):
             super().load_wsgi()
             exchange_class_for(self.wsgi)
         except ImportError as error:
-            if not self._is_application_module(error.name):
+            hint = ""
+            if self._is_application_module(error.name):
+                hint = f" (looked for in {os.getcwd()}; --chdir says where else)"
+            else:
                 self.log.exception("The application could not be imported")
-            self._fail_boot(f"The application could not be imported: {error}", Arbiter.APP_LOAD_ERROR)
+            self._fail_boot(f"The application could not be imported: {error}{hint}", Arbiter.APP_LOAD_ERROR)
         except AppImportError as error:
             self._fail_boot(f"The application could not be loaded: {error}", Arbiter.APP_LOAD_ERROR)
         except WorkerExit:
@@ -110,7 +116,8 @@ class UvicornWorker(Worker):
             return context
         except Exception as error:
             self.log.exception("TLS can't be set up")
-            self._fail_boot(f"TLS can't be set up: {error}", Arbiter.WORKER_BOOT_ERROR)
+            files = f"certfile {self.cfg.certfile!r}, keyfile {self.cfg.keyfile!r}, ca_certs {self.cfg.ca_certs!r}"
+            self._fail_boot(f"TLS can't be set up from {files}: {error}", Arbiter.WORKER_BOOT_ERROR)
 
     async def _serve(self, tls: ssl.SSLContext | None) -> None:
         self._server = Server(
@@ -137,7 +144,9 @@ class UvicornWorker(Worker):
     def _heartbeat(self) -> None:
         """Once a second, draining included."""
         self.notify()
-        if self.ppid != os.getppid() and self.alive:
+        if not self.alive:  # A signal's handler has stopped the server itself; the reloader's thread has only said so.
+            self._stop()
+        elif self.ppid != os.getppid():
             self.log.info("The master has gone: %s shuts down", self)
             self.alive = False
             self._stop()

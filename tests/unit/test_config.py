@@ -148,6 +148,14 @@ def test_an_unknown_variable_is_refused_with_the_nearest_known() -> None:
         read_options({}, {"UVICORN_WORKER_ROOTPATH": "/a"})
 
 
+@pytest.mark.parametrize(
+    "variable",
+    ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"],
+)
+def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_option(variable: str) -> None:
+    assert read_options({}, {f"UVICORN_WORKER_{variable}": "tcp://10.0.0.1:80"}) == {}
+
+
 def test_what_gunicorn_has_a_setting_for_is_no_option() -> None:
     for name in ("keepalive", "timeout", "graceful_timeout", "worker_connections", "limit_request_line"):
         assert name not in OPTIONS

@@ -1,7 +1,6 @@
 """One worker without sockets: real protocol objects over transports whose other end a test holds in its hand.
 
-Time passes when a test says so: ticks of the worker's clock by :meth:`Worker.wait`, and the timers of
-:class:`HandLoop` by :meth:`HandLoop.advance`.
+Time passes when a test says so, in ticks of the worker's clock: :meth:`Worker.wait`.
 """
 
 from __future__ import annotations
@@ -25,27 +24,18 @@ from uvicorn_worker.service import Service
 T = TypeVar("T")
 
 
-class HandLoop(asyncio.SelectorEventLoop):
-    """asyncio's own loop, whose timers see no time pass by themselves."""
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
 
-    _now = 1000.0
-
-    def time(self) -> float:
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        self._now += seconds
-
-
-LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": HandLoop, "uvloop": uvloop.new_event_loop}
-
-#: For tests that make thousands of connections, or that move the loop's own time.
+#: For tests that make thousands of connections, or where the loop makes no difference.
 asyncio_only = pytest.mark.parametrize("loop_factory", ["asyncio"], indirect=True)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
     """The result of ``main`` in a loop of its own."""
-    with asyncio.Runner(loop_factory=HandLoop) as runner:
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         return runner.run(main)
 
 
@@ -342,6 +332,12 @@ class Worker:
         self.service.draining = True
         for connection in list(self.service.connections):
             connection.drain()
+
+    async def end_grace(self) -> None:
+        """What a server does some time after it has asked its connections to drain."""
+        for connection in list(self.service.connections):
+            connection.close_if_idle()
+        await turn()
 
     @property
     def waiting(self) -> int:

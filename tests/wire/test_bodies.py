@@ -157,6 +157,22 @@ async def test_a_receive_that_was_cancelled_loses_nothing(serve: Serve) -> None:
     assert bodies == [b"x"]
 
 
+async def test_a_body_that_is_received_after_the_application_has_ended_was_dropped(serve: Serve) -> None:
+    tasks = []
+
+    async def app(message: dict, channels: dict) -> None:
+        if "body" in channels:
+            tasks.append(asyncio.ensure_future(channels["body"].receive()))
+        await hello(message, channels)
+
+    client = serve(app).connect()
+    sent = post("/", b"hello")
+    assert await client.ask(sent[:-2]) == HELLO
+    [outcome] = await asyncio.gather(*tasks, return_exceptions=True)
+    assert type(outcome) is ClientDisconnected
+    assert await client.ask(sent[-2:] + get("/")) == HELLO
+
+
 async def test_a_client_that_goes_within_the_body_raises_out_of_receive(serve: Serve) -> None:
     for goes in ("reset", "end"):
         app = Reader()

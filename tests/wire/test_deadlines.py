@@ -312,6 +312,32 @@ async def test_a_last_answer_that_is_read_slowly_is_waited_for(serve: Serve) -> 
     assert client.state == "closed"
 
 
+async def test_a_client_that_reads_its_reply_slowly_is_not_idle(serve: Serve) -> None:
+    async def app(message: dict, channels: dict) -> None:
+        await channels["reply"].send({"status": 200, "content": bytes(100_000)})
+
+    worker = serve(app, timeout=30.0, keepalive=5.0)
+    client = worker.connect()
+    client.stop_reading()
+    client.send(get())
+    for _ in range(8):
+        await worker.wait(10)
+        client.read(10_000)
+    assert client.state == "open"
+    client.read()
+    client.send(get())
+    await turn()
+    assert client.received.count(b"HTTP/1.1 200 OK") == 2
+    assert await seconds_until_end(worker, client) in (5, 6, 7)
+    assert client.state == "closed"
+
+
+async def test_without_lingering_a_refused_connection_is_closed_at_once(serve: Serve) -> None:
+    client = serve(linger_timeout=0.0).connect()
+    assert (await client.ask(b"\0")).startswith(b"HTTP/1.1 501 ")
+    assert client.state == "closed"
+
+
 async def test_a_refusal_that_is_not_read_is_waited_for(serve: Serve) -> None:
     worker = serve(timeout=30.0, linger_timeout=2.0)
     client = worker.connect()

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
 
 from .conftest import Serve
-from .harness import HELLO, Echo, Gate, HandLoop, Worker, asyncio_only, get, post, turn
+from .harness import HELLO, Echo, Gate, get, post, turn
 
 CLOSE = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\nhello"
 
 
-async def pass_grace(worker: Worker) -> None:
-    cast(HandLoop, worker.loop).advance(1.0)
-    await turn()
-
-
-@asyncio_only
 async def test_an_idle_connection_is_closed_after_a_grace(serve: Serve) -> None:
     worker = serve()
     clients = [worker.connect(), worker.connect()]
@@ -24,11 +17,10 @@ async def test_an_idle_connection_is_closed_after_a_grace(serve: Serve) -> None:
     worker.drain()
     await turn()
     assert [client.state for client in clients] == ["open", "open"]
-    await pass_grace(worker)
+    await worker.end_grace()
     assert [client.state for client in clients] == ["closed", "closed"]
 
 
-@asyncio_only
 async def test_a_request_that_was_on_its_way_is_answered(serve: Serve) -> None:
     worker = serve()
     client = worker.connect()
@@ -36,16 +28,15 @@ async def test_a_request_that_was_on_its_way_is_answered(serve: Serve) -> None:
     worker.drain()
     assert await client.ask(get() + get()) == CLOSE
     assert client.has_ended
-    await pass_grace(worker)
+    await worker.end_grace()
 
 
-@asyncio_only
 async def test_a_head_that_has_begun_is_waited_for(serve: Serve) -> None:
     worker = serve()
     client = worker.connect()
     client.send(get()[:20])
     worker.drain()
-    await pass_grace(worker)
+    await worker.end_grace()
     assert client.state == "open"
     assert await client.ask(get()[20:]) == CLOSE
     assert client.state == "closed"
@@ -63,7 +54,6 @@ async def test_a_reply_that_has_not_begun_announces_the_end(serve: Serve) -> Non
     assert client.state == "closed"
 
 
-@asyncio_only
 async def test_a_reply_that_has_begun_is_finished_and_its_connection_closed(serve: Serve) -> None:
     go_on = asyncio.Event()
 
@@ -76,14 +66,14 @@ async def test_a_reply_that_has_begun_is_finished_and_its_connection_closed(serv
     client = worker.connect()
     await client.ask(get())
     worker.drain()
-    await pass_grace(worker)
+    await worker.end_grace()
     assert client.state == "open"
     go_on.set()
     await turn()
     assert client.received.endswith(b"1\r\na\r\n0\r\n\r\n")
     for _ in range(3):  # as with each tick of a server
         worker.drain()
-        await pass_grace(worker)
+        await worker.end_grace()
     assert client.state == "closed"
 
 
@@ -99,7 +89,6 @@ async def test_a_body_that_is_being_received_is_received(serve: Serve) -> None:
     assert client.state == "closed"
 
 
-@asyncio_only
 async def test_a_new_connection_is_still_answered_once(serve: Serve) -> None:
     worker = serve()
     worker.service.draining = True
@@ -107,7 +96,7 @@ async def test_a_new_connection_is_still_answered_once(serve: Serve) -> None:
     worker.drain()
     assert await client.ask(get() + get()) == CLOSE
     assert client.has_ended
-    await pass_grace(worker)
+    await worker.end_grace()
 
 
 async def test_an_application_that_is_cancelled_at_the_end_is_answered_for_with_503(serve: Serve) -> None:
@@ -158,20 +147,18 @@ async def test_draining_again_changes_nothing(serve: Serve) -> None:
     assert client.state == "closed"
 
 
-@asyncio_only
 async def test_a_connection_that_lingers_can_be_drained(serve: Serve) -> None:
     worker = serve()
     client = worker.connect()
     await client.ask(b"\0")
     worker.drain()
-    await pass_grace(worker)
+    await worker.end_grace()
     assert client.state == "half-closed"
     client.end()
     await turn()
     assert client.state == "closed"
 
 
-@asyncio_only
 async def test_pipelined_requests_may_go_unanswered_where_the_reply_before_them_says_so(serve: Serve) -> None:
     app = Gate()
     worker = serve(app)

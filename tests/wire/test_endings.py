@@ -264,7 +264,7 @@ async def test_nothing_is_left_of_a_connection_but_garbage_without_cycles(
             await worker.wait(100)
         elif ends == "drained":
             worker.drain()
-            worker.loop.advance(1.0)  # type: ignore[attr-defined]
+            await worker.end_grace()
         await turn(100)
         if ends != "in time" or app is streams:
             client.reset()
@@ -319,6 +319,29 @@ async def test_no_request_begins_when_the_connection_is_lost_while_the_client_do
     client.reset()
     await turn()
     assert calls == ["/1"]
+
+
+async def test_a_connection_that_is_never_made_leaves_nothing(serve: Serve) -> None:
+    """As where TLS can't be set up with the client."""
+    worker = serve()
+    protocol = HTTP11Protocol(worker.service, ChannelsExchange, None, None)
+    protocol.abort()
+    protocol.drain()
+    protocol.connection_lost(None)
+    assert not worker.service.connections
+
+
+async def test_a_call_that_is_cancelled_before_it_begins_leaves_nothing(serve: Serve) -> None:
+    app = Echo()
+    worker = serve(app)
+    client = worker.connect()
+    client.send(get())
+    for running in list(worker.service.running):
+        running.cancel()
+    client.reset()
+    await turn()
+    assert app.calls == []
+    assert not worker.service.running
 
 
 async def test_the_server_learns_of_each_end(serve: Serve) -> None:

@@ -261,6 +261,22 @@ async def test_a_send_that_was_cancelled_while_it_waited_leaves_the_others_waiti
     assert client.received.endswith(b"1\r\na\r\n0\r\n\r\n")
 
 
+async def test_interim_responses_fill_no_buffer_of_a_client_that_does_not_read(serve: Serve) -> None:
+    async def app(message: dict, channels: dict) -> None:
+        for _ in range(2000):
+            await channels["reply"].send({"status": 103, "headers": [(b"link", b"</a>" * 100)]})
+        await hello(message, channels)
+
+    client = serve(app).connect()
+    client.stop_reading()
+    client.send(get())
+    await turn()
+    assert client.transport.get_write_buffer_size() <= Transport.HIGH_WATER + 1000
+    client.read()
+    await turn(5000)
+    assert client.received.endswith(ok("hello"))
+
+
 async def test_no_request_begins_while_the_client_does_not_read(serve: Serve) -> None:
     calls = []
 

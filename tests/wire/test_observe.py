@@ -11,7 +11,7 @@ from uvicorn_worker.server import ObservedChannelsExchange
 
 from .conftest import Serve
 from .harness import Echo, Script, Worker, asyncio_only, get, hello, post, turn
-from .test_replies import STREAMED, WHOLE
+from .test_replies import REFUSED, STREAMED, WHOLE
 
 
 class Access:
@@ -139,3 +139,31 @@ async def test_a_unix_socket_has_no_client(serve: Serve) -> None:
     await worker.connect(client=None, server=("/run/app.sock", None)).ask(get())
     [(_, _, environ, _)] = access.records
     assert (environ["REMOTE_ADDR"], environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("", "/run/app.sock", "")
+
+
+async def test_an_access_log_that_fails_does_no_harm(serve: Serve) -> None:
+    def fail(*record: Any) -> None:
+        raise ValueError("disk full")
+
+    worker = serve()
+    observe(worker)
+    worker.service.access_log = fail
+    client = worker.connect()
+    assert (await client.ask(get() + get())).count(b"HTTP/1.1 200 OK") == 2
+    assert client.state == "open"
+    assert len(worker.log.take()) == 2
+
+
+@asyncio_only
+@pytest.mark.parametrize(("messages", "error", "named"), REFUSED.values(), ids=REFUSED)
+async def test_what_can_not_be_sent_is_the_same_error(
+    serve: Serve, messages: list[dict[str, Any]], error: type[Exception], named: str
+) -> None:
+    app = Script(*messages)
+    worker = serve(app)
+    access = observe(worker)
+    assert (await worker.connect().ask(get())).startswith(b"HTTP/1.1 500 ")
+    assert type(app.error) is error
+    assert named in str(app.error)
+    assert [response.status_code for response, _, _, _ in access.records] == [500]
+    worker.log.take()

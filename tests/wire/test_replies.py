@@ -381,7 +381,7 @@ async def test_what_can_not_be_sent_is_an_error_out_of_send(
     assert named in str(app.error)
     assert reply.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
     assert b"evil" not in reply
-    assert worker.log.take() == ["The application returned without finishing its reply: GET /"]
+    assert worker.log.take() == ["The application returned without finishing its reply (was each send awaited?): GET /"]
 
 
 @asyncio_only
@@ -474,7 +474,7 @@ async def test_less_than_the_length_in_parts_cuts_the_connection(serve: Serve) -
     assert type(app.error) is InvalidReply
     assert "1 bytes less" in str(app.error)
     assert client.state == "half-closed"
-    assert worker.log.take() == ["The application returned without finishing its reply: GET /"]
+    assert worker.log.take() == ["The application returned without finishing its reply (was each send awaited?): GET /"]
 
 
 HEADERS_GIVEN_AS = {

@@ -139,7 +139,7 @@ class Exchange(RequestBody):
         try:
             await self.call(service.app)
             if self.reply is not FINISHED and self.reply is not GONE:
-                self._answer_for_the_application("returned without finishing its reply", None)
+                self._answer_for_the_application("returned without finishing its reply (was each send awaited?)", None)
         except (WorkerExit, GeneratorExit):
             raise
         except BaseException as error:  # SystemExit too: an application doesn't end the worker (and its siblings).

@@ -16,7 +16,7 @@ from typing import cast
 
 from uvicorn_worker._types import Address
 from uvicorn_worker.clock import Deadlines
-from uvicorn_worker.config import IDLE_GRACE, SLICE
+from uvicorn_worker.config import SLICE
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, RequestRefused
 from uvicorn_worker.http11 import wire
 from uvicorn_worker.http11.body import COMPLETE, DROPPING, READING
@@ -34,6 +34,7 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
 
     __slots__ = (
         "_exchange",
+        "_last_chance",
         "_queue",
         "_reading_paused",
         "_room",
@@ -61,6 +62,8 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._waiting: Deadlines | None = None
         self._transport: asyncio.Transport | None = None
+        #: Whether it was idle when it was last asked to drain.
+        self._last_chance = False
         service.connections.add(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -349,13 +352,14 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         self.keeps_alive = False
         if self._exchange is not None and self._exchange.reply is WAITING:
             self._exchange.end_connection()
-        if self._exchange is None and not self._queue and self._phase is HEAD:
-            # A request may be on its way at this moment: it is still answered.
-            self.service.loop.call_later(IDLE_GRACE, self._close_if_idle)
+        self._last_chance = self._is_idle()
 
-    def _close_if_idle(self) -> None:
-        if self._exchange is None and self._phase is HEAD and not self._unfinished:
+    def close_if_idle(self) -> None:
+        if self._last_chance and self._is_idle():
             self._close()
+
+    def _is_idle(self) -> bool:
+        return self._exchange is None and not self._queue and self._phase is HEAD and not self._unfinished
 
     def abort(self) -> None:
         if self._transport is not None:

@@ -39,6 +39,9 @@ _HOSTS: Memo[bytes, bool] = Memo(framing.is_host, lambda host: len(host) <= 256)
 _Stop = httptools.HttpParserError | httptools.HttpParserUpgrade
 _STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
+# Bytes of a request line beside its target, with the line end: the longest method has 16.
+_REST_OF_LINE = 32
+
 # The parser's words for a version that it can't read at all, and for the preface of HTTP/2.
 _VERSION_ERRORS = frozenset(("Invalid HTTP version", "Pause on PRI/Upgrade"))
 
@@ -262,8 +265,8 @@ class RequestReader(Wire):
     def _check_unfinished_head(self, size: int) -> None:
         """The same for one that has come in part, with a last slice of ``size`` bytes.
 
-        The parser shows a field when it is whole and the next line has begun. What it has not shown can only be
-        counted by what was fed, to a slice.
+        The parser shows a field when the next line has begun. Until then it can only be counted by what was fed, to
+        a slice.
         """
         settings = self.service.settings
         shown = len(self._headers)
@@ -276,7 +279,9 @@ class RequestReader(Wire):
             raise _line_too_long()
         if shown > settings.field_count_limit:
             raise _too_large("The number of header fields is")
-        if settings.field_size_limit and self._pending - size - len(self._url) > settings.field_size_limit:
+        # What is pending is of one field with the line end behind it; at first, of the request line too.
+        other = 2 if shown else len(self._url) + _REST_OF_LINE
+        if settings.field_size_limit and self._pending > settings.field_size_limit + other:
             raise _too_large("A header field of the request is")
         if self._fed - size > settings.head_limit:
             raise _too_large("The head of the request is") if shown else _line_too_long()

@@ -40,7 +40,7 @@ def detect_interface(app: Any) -> Interface:
     if required <= 2 <= accepted:
         return Interface.CHANNELS
     count = f"{required}" if required == accepted else f"{required} to {accepted}"
-    raise InvalidApplication(f"{name} takes {count} positional arguments: {_ACCEPTED}")
+    raise InvalidApplication(f"{name} takes {count} positional argument{'s' * (count != '1')}: {_ACCEPTED}")
 
 
 def _name_of(app: Any) -> str:
