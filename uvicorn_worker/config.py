@@ -153,7 +153,7 @@ def read_options(
 def _convert(name: str, value: Any, source: str) -> Any:
     convert = OPTIONS.get(name)
     if convert is None:
-        near = difflib.get_close_matches(name, OPTIONS, n=1)
+        near = difflib.get_close_matches(name.lower(), OPTIONS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(OPTIONS)}"
         raise InvalidOption(f"{source}: there is no option {name!r}; {hint}")
     return _checked(convert, value, source)

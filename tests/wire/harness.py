@@ -362,6 +362,13 @@ class Worker:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+def assert_unfinished(worker: Worker, call: str) -> None:
+    """The one line in the log says that this call returned too early."""
+    [line] = worker.log.take()
+    assert line.startswith("The application returned without finishing its reply")
+    assert line.endswith(call)
+
+
 class CollectorOff:
     """Only reference counts free memory within it."""
 

@@ -20,6 +20,8 @@ REFUSED = (
 
 STARTED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n"
 
+UNFINISHED = "The application returned without finishing its reply (was each send awaited?): GET /bad"
+
 
 class Group(BaseException):
     pass
@@ -100,7 +102,7 @@ async def test_an_application_that_returns_without_a_reply_is_answered_for(serve
     client = worker.connect()
     assert await client.ask(get("/bad?q")) == REFUSED
     assert client.state == "open"
-    assert worker.log.take() == ["The application returned without finishing its reply (was each send awaited?): GET /bad"]
+    assert worker.log.take() == [UNFINISHED]
 
 
 async def test_an_application_that_returns_within_its_reply_ends_the_connection(serve: Serve) -> None:
@@ -111,7 +113,7 @@ async def test_an_application_that_returns_within_its_reply_ends_the_connection(
     client = worker.connect()
     assert await client.ask(get("/bad")) == STARTED
     assert client.has_ended
-    assert worker.log.take() == ["The application returned without finishing its reply (was each send awaited?): GET /bad"]
+    assert worker.log.take() == [UNFINISHED]
 
 
 async def test_a_500_to_a_head_request_has_no_body(serve: Serve) -> None:

@@ -10,7 +10,7 @@ import pytest
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 
 from .conftest import Serve
-from .harness import Client, Script, asyncio_only, get, hello, turn
+from .harness import Client, Script, assert_unfinished, asyncio_only, get, hello, turn
 
 HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\n\r\n"
@@ -381,7 +381,7 @@ async def test_what_can_not_be_sent_is_an_error_out_of_send(
     assert named in str(app.error)
     assert reply.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
     assert b"evil" not in reply
-    assert worker.log.take() == ["The application returned without finishing its reply (was each send awaited?): GET /"]
+    assert_unfinished(worker, "GET /")
 
 
 @asyncio_only
@@ -474,7 +474,7 @@ async def test_less_than_the_length_in_parts_cuts_the_connection(serve: Serve) -
     assert type(app.error) is InvalidReply
     assert "1 bytes less" in str(app.error)
     assert client.state == "half-closed"
-    assert worker.log.take() == ["The application returned without finishing its reply (was each send awaited?): GET /"]
+    assert_unfinished(worker, "GET /")
 
 
 HEADERS_GIVEN_AS = {
