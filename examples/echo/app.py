@@ -1,6 +1,6 @@
 """Says the method and the path of each request.
 
-Start it with::
+Start it from the top of the repository, in the environment that the package is installed in, with::
 
     gunicorn -k uvicorn_worker.UvicornWorker --chdir examples/echo app:echo
 """

@@ -1,6 +1,6 @@
 """The smallest application: one answer to every request.
 
-Start it with::
+Start it from the top of the repository, in the environment that the package is installed in, with::
 
     gunicorn -k uvicorn_worker.UvicornWorker --chdir examples/hello_world app:hello_world
 """

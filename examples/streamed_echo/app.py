@@ -1,6 +1,6 @@
 """Sends the body of a request back while it arrives, so that no upload is too large.
 
-Start it with::
+Start it from the top of the repository, in the environment that the package is installed in, with::
 
     gunicorn -k uvicorn_worker.UvicornWorker --chdir examples/streamed_echo app:streamed_echo
 

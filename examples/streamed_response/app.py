@@ -1,6 +1,6 @@
 """Sends ten lines, each as soon as it is there.
 
-Start it with::
+Start it from the top of the repository, in the environment that the package is installed in, with::
 
     gunicorn -k uvicorn_worker.UvicornWorker --chdir examples/streamed_response app:streamed_response
 

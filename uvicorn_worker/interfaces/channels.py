@@ -18,6 +18,9 @@ else:
     _Over = object
 
 
+_KEYS = frozenset(("status", "headers", "content", "more_content"))
+
+
 class HTTPChannels(_Over):
     """Makes an exchange the ``reply`` and the ``body`` channel of its own request."""
 
@@ -69,9 +72,9 @@ class HTTPChannels(_Over):
         is not the last. Raises ``InvalidReply`` (a ``ValueError``), ``IllegalMove`` (a ``RuntimeError``), and
         ``ClientDisconnected`` (an ``OSError``) once the client has gone.
         """
-        content = message.get("content", b"")
+        content = message.get("content")
         if type(content) is not bytes:
-            content = _bytes_of(content)
+            content = _content_of(message)
         more_content = message.get("more_content")
         if "status" in message:
             if not more_content:
@@ -95,7 +98,11 @@ class HTTPChannels(_Over):
         return {"content": content, "more_content": more_content}
 
 
-def _bytes_of(content: Any) -> bytes:
+def _content_of(message: Message) -> bytes:
+    """The content of a message that has none, or not as ``bytes``."""
+    content = message.get("content", b"")
+    if not message.keys() <= _KEYS:
+        raise InvalidReply(f"a reply has no {min(message.keys() - _KEYS)!r}; its keys are {', '.join(sorted(_KEYS))}")
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     raise InvalidReply(f"content must be bytes, not {content!r:.100}")
