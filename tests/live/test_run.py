@@ -10,6 +10,22 @@ import pytest
 from .client import Wire, refuses_connections, request
 from .harness import Log, eventually, spawn
 
+IN_A_LOOP = """\
+import asyncio
+import sys
+
+import apps
+import uvicorn_worker
+
+
+async def main():
+    uvicorn_worker.run(apps.app, host="127.0.0.1", port=int(sys.argv[1]))
+
+
+asyncio.run(main())
+print("run has returned")
+"""
+
 SCRIPT = """\
 import sys
 
@@ -24,10 +40,10 @@ print("run has returned")
 class Running:
     """A process that has called `run`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, script: str = SCRIPT) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.address = listener.getsockname()
-        (folder / "script.py").write_text(SCRIPT)
+        (folder / "script.py").write_text(script)
         self.log = Log()
         self.process = spawn(["script.py", str(self.address[1])], self.log, cwd=folder)
         eventually(lambda: not refuses_connections(*self.address) or self.process.poll() is not None)
@@ -40,9 +56,9 @@ class Running:
         assert refuses_connections(*self.address)
 
 
-@pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
-    running = Running(tmp_path)
+@pytest.fixture(params=[SCRIPT, IN_A_LOOP], ids=["", "where a loop runs"])
+def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    running = Running(tmp_path, request.param)
     yield running
     running.process.kill()
     running.process.wait()
@@ -80,3 +96,14 @@ def test_a_second_interrupt_does_not_wait_for_a_request_that_hangs(running: Runn
         eventually(lambda: refuses_connections(*running.address))
         running.process.send_signal(signal.SIGINT)
         running.assert_returned()
+
+
+@pytest.mark.parametrize("script", [SCRIPT, IN_A_LOOP], ids=["", "where a loop runs"])
+def test_what_is_no_application_raises_out_of_run(tmp_path: Path, script: str) -> None:
+    (tmp_path / "script.py").write_text(script.replace("apps.app", "print"))
+    log = Log()
+    process = spawn(["script.py", "0"], log, cwd=tmp_path)
+    assert process.wait(20) == 1
+    assert log.wait_for_end()
+    assert "InvalidApplication" in log
+    assert "run has returned" not in log

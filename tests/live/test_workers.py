@@ -1,6 +1,7 @@
 """Workers that hang, die or lose their master."""
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +91,20 @@ def test_no_application_can_end_its_worker_by_an_exception(serve: Serve, name: s
         assert server.ask(f"/fail/{name}").status == 500
     assert server.ask("/pid").text == str(server.worker)
     assert len(server.log.lines("Booting worker")) == 1
+
+
+CHANGING = """
+async def app(message, channels):
+    await channels["reply"].send({"status": 200, "content": b"%s"})
+"""
+
+
+def test_reload_serves_the_application_as_it_has_become(tmp_path: Path) -> None:
+    module = tmp_path / "changing.py"
+    module.write_text(CHANGING % "before")
+    with Server("changing:app", "--reload", folder=tmp_path) as server:
+        assert server.ask("/").body == b"before"
+        start = server.log.position()
+        module.write_text(CHANGING % "and after")
+        server.wait_for_new_worker(start)
+        assert server.ask("/").body == b"and after"

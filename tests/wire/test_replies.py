@@ -351,6 +351,7 @@ REFUSED = {
     "a value as a number": ([{"status": 200, "headers": [(b"x", 1)]}], InvalidReply, "1"),
     "a value that can't be a key": ([{"status": 200, "headers": [(b"x", bytearray(b"1"))]}], InvalidReply, "bytes"),
     "a name alone": ([{"status": 200, "headers": [(b"x",)]}], InvalidReply, "pairs"),
+    "the key of another interface": ([{"status": 200, "body": b"hello"}], InvalidReply, "'body'"),
     "headers as a number": ([{"status": 200, "headers": 5}], InvalidReply, "pairs"),
     "a length that is none": ([whole(200, (b"content-length", b"five"))], InvalidReply, "five"),
     "a signed length": ([whole(200, (b"content-length", b"+0"))], InvalidReply, "+0"),

@@ -284,7 +284,8 @@ class RequestReader(Wire):
         if settings.field_size_limit and self._pending > settings.field_size_limit + other:
             raise _too_large("A header field of the request is")
         if self._fed - size > settings.head_limit:
-            raise _too_large("The head of the request is") if shown else _line_too_long()
+            is_line = not shown and 2 * len(self._url) > self._fed
+            raise _line_too_long() if is_line else _too_large("The head of the request is")
 
     def _check_unfinished(self, size: int) -> None:
         """After a slice of ``size`` bytes, bound what the parser swallows without telling."""
@@ -321,6 +322,8 @@ class RequestReader(Wire):
         while isinstance(error, httptools.HttpParserUpgrade):
             data = data[error.args[0] :]
             self._ignore_upgrade()
+            if not data:
+                return
             try:
                 self._parser.feed_data(data)
                 return
