@@ -1,4 +1,4 @@
-"""How a message's body is delimited: decisions about heads, made of values alone (RFC 9112 section 6)."""
+"""What a head means and how a body is delimited: decisions made of values alone (RFC 9112)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from uvicorn_worker._types import RequestFields
+from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import InvalidReply, RequestRefused
 
 #: Methods of RTSP that the parser knows and HTTP does not have.
@@ -114,6 +115,28 @@ def split_other_target(target: bytes, method: str, fields: RequestFields) -> Tar
     if not rest and method == "OPTIONS":
         return Target("*", b"*", b"")
     return split_target(rest if rest.startswith(b"/") else b"/" + rest)
+
+
+def line_too_long() -> RequestRefused:
+    return refuse("The request line is too long", HTTPStatus.REQUEST_URI_TOO_LONG)
+
+
+def too_large(what: str) -> RequestRefused:
+    return refuse(f"{what} too large", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+
+def check_limits(method: str, target: bytes, fields: RequestFields, settings: Settings) -> None:
+    """Raise :class:`RequestRefused` where a complete head is over a limit."""
+    line = len(method) + len(target) + len("  HTTP/1.1")
+    sizes = [len(name) + len(value) + len(": \r\n") for name, value in fields]
+    if line > (settings.request_line_limit or settings.head_limit):
+        raise line_too_long()
+    if len(sizes) > settings.field_count_limit:
+        raise too_large("The number of header fields is")
+    if settings.field_size_limit and max(sizes, default=0) > settings.field_size_limit:
+        raise too_large("A header field of the request is")
+    if line + sum(sizes) > settings.head_limit:
+        raise too_large("The head of the request is")
 
 
 def is_chunked(codings: list[bytes], version: str) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 import httptools
 
 from uvicorn_worker._types import RequestFields
-from uvicorn_worker.config import BLANK_BYTES, SLICE, UNSEEN_BYTES, Settings
+from uvicorn_worker.config import BLANK_BYTES, SLICE, UNSEEN_BYTES
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import framing
 from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import Exchange, Wire
-from uvicorn_worker.http11.framing import DECISIVE_FIELDS, Target, refuse
+from uvicorn_worker.http11.framing import DECISIVE_FIELDS, Target, line_too_long, refuse, too_large
 from uvicorn_worker.memo import Memo
 from uvicorn_worker.service import Service
 
@@ -44,14 +44,6 @@ _REST_OF_LINE = 32
 
 # The parser's words for a version that it can't read at all, and for the preface of HTTP/2.
 _VERSION_ERRORS = frozenset(("Invalid HTTP version", "Pause on PRI/Upgrade"))
-
-
-def _line_too_long() -> RequestRefused:
-    return refuse("The request line is too long", HTTPStatus.REQUEST_URI_TOO_LONG)
-
-
-def _too_large(what: str) -> RequestRefused:
-    return refuse(f"{what} too large", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
 
 class RequestReader(Wire):
@@ -163,7 +155,7 @@ class RequestReader(Wire):
         try:
             method = _METHODS[parser.get_method()]
             if self._fed:
-                self._check_limits(method, headers, self.service.settings)
+                framing.check_limits(method, self._url, headers, self.service.settings)
             try:
                 target = _TARGETS[self._url]
             except framing.NotOriginForm:
@@ -249,21 +241,8 @@ class RequestReader(Wire):
             raise refuse("No more requests are read")
         self._phase = BODY
 
-    def _check_limits(self, method: str, headers: RequestFields, settings: Settings) -> None:
-        """Raise :class:`RequestRefused` where a complete head is over a limit."""
-        line = len(method) + len(self._url) + len("  HTTP/1.1")
-        sizes = [len(name) + len(value) + len(": \r\n") for name, value in headers]
-        if line > (settings.request_line_limit or settings.head_limit):
-            raise _line_too_long()
-        if len(sizes) > settings.field_count_limit:
-            raise _too_large("The number of header fields is")
-        if settings.field_size_limit and max(sizes, default=0) > settings.field_size_limit:
-            raise _too_large("A header field of the request is")
-        if line + sum(sizes) > settings.head_limit:
-            raise _too_large("The head of the request is")
-
     def _check_unfinished_head(self, size: int) -> None:
-        """The same for one that has come in part, with a last slice of ``size`` bytes.
+        """Raise :class:`RequestRefused` where a head that has come in part, last ``size`` bytes, is over a limit.
 
         The parser shows a field when the next line has begun. Until then it can only be counted by what was fed, to
         a slice.
@@ -276,16 +255,16 @@ class RequestReader(Wire):
         self._pending = 0 if is_first or shown != self._shown else self._pending + size
         self._shown = shown
         if len(self._url) > (settings.request_line_limit or settings.head_limit):
-            raise _line_too_long()
+            raise line_too_long()
         if shown > settings.field_count_limit:
-            raise _too_large("The number of header fields is")
+            raise too_large("The number of header fields is")
         # What is pending is of one field with the line end behind it; at first, of the request line too.
         other = 2 if shown else len(self._url) + _REST_OF_LINE
         if settings.field_size_limit and self._pending > settings.field_size_limit + other:
-            raise _too_large("A header field of the request is")
+            raise too_large("A header field of the request is")
         if self._fed - size > settings.head_limit:
             is_line = not shown and 2 * len(self._url) > self._fed
-            raise _line_too_long() if is_line else _too_large("The head of the request is")
+            raise line_too_long() if is_line else too_large("The head of the request is")
 
     def _check_unfinished(self, size: int) -> None:
         """After a slice of ``size`` bytes, bound what the parser swallows without telling."""
