@@ -38,7 +38,8 @@ RESERVED_DESCRIPTORS = 64
 # What Kubernetes sets for a Service that is named uvicorn-worker.
 _KUBERNETES_VARIABLE = re.compile(r"UVICORN_WORKER_(SERVICE_(HOST|PORT.*)|PORT(_.*)?)")
 
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+#: The name of a field (RFC 9110 section 5.6.2).
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 
 
@@ -228,7 +229,7 @@ def _headers(value: Any) -> tuple[tuple[bytes, bytes], ...]:
 
 def _field_name(value: Any) -> bytes:
     name = _latin1(value).strip()
-    if not _TOKEN.fullmatch(name):
+    if not TOKEN.fullmatch(name):
         raise ValueError(f"{value!r} is no field name (RFC 9110 section 5.1)")
     if name.lower() in (b"content-length", b"transfer-encoding", b"connection"):
         raise ValueError(f"{value!r} is the server's to set")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container
 from http import HTTPStatus
 
 from uvicorn_worker._types import ReplyFields
+from uvicorn_worker.config import TOKEN
 from uvicorn_worker.errors import InvalidReply
 from uvicorn_worker.memo import Memo
-
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -25,8 +23,7 @@ _DECISIVE = frozenset((CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, DATE, SERV
 
 _CR, _LF, _NUL = b"\r\n\0"
 
-_names: set[bytes] = set()
-_MOST_NAMES = 1024
+_NAMES: Memo[bytes, bool] = Memo(lambda name: TOKEN.fullmatch(name) is not None, lambda name: len(name) <= 256)
 
 
 class DecisiveField(Exception):
@@ -37,11 +34,8 @@ def _check_field(name: bytes, value: bytes) -> None:
     """Raise :class:`InvalidReply` for a field that would break out of its line, or is none (RFC 9110 section 5)."""
     if not isinstance(name, bytes) or not isinstance(value, bytes):
         raise InvalidReply(f"a response header must be a pair of bytes, not {name!r}: {value!r:.100}")
-    if name not in _names:
-        if not _TOKEN.fullmatch(name):
-            raise InvalidReply(f"invalid name of a response header: {name!r}")
-        if len(_names) < _MOST_NAMES:  # lest an application that makes names up grow it without end
-            _names.add(name)
+    if not _NAMES[name]:
+        raise InvalidReply(f"invalid name of a response header: {name!r}")
     if _CR in value or _LF in value or _NUL in value:
         raise InvalidReply(f"invalid byte in the value of a response header: {name!r}: {value!r:.100}")
 
