@@ -32,6 +32,19 @@ IDLE_GRACE = 0.5
 #: Seconds that a TLS handshake may take.
 TLS_HANDSHAKE_TIMEOUT = 10.0
 
+#: Seconds that receive calls of a WebSocket may still take when the worker stops.
+RECEIVE_GRACE = 1.0
+
+#: Bytes past which content is written beside its head instead of being copied behind it.
+COPY_BOUND = 16 * 1024
+
+#: Bytes from which a WebSocket message is compressed, where each is compressed by itself: a shorter one gains little.
+DEFLATE_FROM = 1024
+
+#: The windows of permessage-deflate, as a power of 2, and zlib's memLevel: 16 KiB and 32 KiB while one is in use.
+DEFLATE_WINDOW_BITS = 12
+DEFLATE_MEMORY_LEVEL = 5
+
 #: File descriptors that are kept back from connections, for logs, files and the application's own sockets.
 RESERVED_DESCRIPTORS = 64
 
@@ -65,6 +78,21 @@ class Settings:
     request_body_buffer: int = 64 * 1024
     #: Bytes of an unread body that are read and dropped so that the connection can be kept.
     unread_body_limit: int = 64 * 1024
+
+    #: Of a WebSocket message, uncompressed; 0 means no limit.
+    ws_max_size: int = 16 * 1024 * 1024
+    #: Unfinished receive calls of one WebSocket, past which the socket is not read.
+    ws_max_queue: int = 32
+    #: Between two pings of an idle WebSocket; 0 means none.
+    ws_ping_interval: float = 20.0
+    #: How long the answer to a ping is waited for; 0 means that none is needed.
+    ws_ping_timeout: float = 20.0
+    #: How long the client's part in closing a WebSocket is waited for.
+    ws_close_timeout: float = 10.0
+    #: Whether WebSocket messages are compressed, if the client can do so (RFC 7692).
+    ws_per_message_deflate: bool = True
+    #: Whether compression goes by the messages before, too, for some 40 KiB of memory a WebSocket.
+    ws_context_takeover: bool = False
 
     #: An idle connection is closed after it (Gunicorn ``keepalive``); 0 means no keep-alive.
     keepalive: float = 2.0
@@ -102,6 +130,7 @@ class Settings:
             "graceful_timeout": cfg.graceful_timeout,
             "root_path": _checked(_root_path, getattr(cfg, "root_path", ""), "root_path"),
             "loop": "asyncio" if getattr(cfg, "asgi_loop", "auto") == "asyncio" else "uvloop",
+            "ws_max_size": getattr(cfg, "websocket_max_message_size", cls.ws_max_size),
             "worker_connections": cfg.worker_connections if _is_set(cfg, "worker_connections") else 0,
         }
         return cls(**(values | _head_limits(cfg) | dict(options)))
@@ -187,6 +216,11 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _seconds_or_none(value: Any) -> float:
+    """The same, ``None`` standing for 0 as in uvicorn."""
+    return 0.0 if value is None or value == "none" else _seconds(value)
+
+
 def _at_least(minimum: int) -> Callable[[Any], int]:
     def convert(value: Any) -> int:
         try:
@@ -263,6 +297,13 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "pipelined_requests": _at_least(1),
     "request_body_buffer": _at_least(1),
     "unread_body_limit": _at_least(0),
+    "ws_max_size": _at_least(0),
+    "ws_max_queue": _at_least(1),
+    "ws_ping_interval": _seconds_or_none,
+    "ws_ping_timeout": _seconds_or_none,
+    "ws_close_timeout": _seconds,
+    "ws_per_message_deflate": _boolean,
+    "ws_context_takeover": _boolean,
 }
 
 assert set(OPTIONS) <= {field.name for field in fields(Settings)}

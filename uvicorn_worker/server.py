@@ -8,7 +8,7 @@ import resource
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from uvicorn_worker._types import AccessLog, Address, Application, Log
@@ -17,10 +17,16 @@ from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAK
 from uvicorn_worker.errors import InvalidApplication
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.protocol import HTTP11Protocol
-from uvicorn_worker.interfaces.channels import HTTPChannels
+from uvicorn_worker.http11.upgrade import Upgrade, UpgradeHandler
+from uvicorn_worker.interfaces.channels import HTTPChannels, WebSocketChannels
 from uvicorn_worker.interfaces.detect import Interface, detect_interface
 from uvicorn_worker.observe import ObservedExchange
 from uvicorn_worker.service import Service
+from uvicorn_worker.websocket.protocol import websocket
+from uvicorn_worker.websocket.session import Session
+
+#: What requests to switch protocols can ask for, and what serves them.
+UPGRADES: Mapping[str, UpgradeHandler] = {"websocket": websocket}
 
 # Connections taken from a listener in one turn of the loop: few, so that workers that share it get even shares.
 _ACCEPT_BATCH = 8
@@ -38,6 +44,16 @@ class ObservedChannelsExchange(HTTPChannels, ObservedExchange):
     """The same, with an access log."""
 
     __slots__ = ()
+
+
+class ChannelsSession(WebSocketChannels, Session):
+    """A WebSocket conversation of a message/channels application."""
+
+    __slots__ = ()
+
+
+class ObservedUpgrade(Upgrade, ObservedExchange):
+    """A request to switch protocols, with an access log."""
 
 
 def exchange_class_for(app: Any, *, observed: bool = False) -> type[Exchange]:
@@ -64,6 +80,7 @@ class Server:
         access_log: AccessLog | None = None,
         heartbeat: Callable[[], None] | None = None,
         max_requests: int = 0,
+        upgrades: Mapping[str, UpgradeHandler] = UPGRADES,
     ) -> None:
         self._settings = settings
         self._listeners = list(listeners)
@@ -75,6 +92,9 @@ class Server:
         self._service = Service(app, settings, log, self._loop, Clock(time.monotonic(), time.time()))
         self._service.scheme = "https" if tls else "http"
         self._service.access_log = access_log
+        self._service.upgrade_class = ObservedUpgrade if access_log is not None else Upgrade
+        self._service.session_class = ChannelsSession
+        self._service.upgrades = {name.lower().encode("latin-1"): handler for name, handler in upgrades.items()}
         self._service.on_less = self._less
         self._service.on_quota = self._quota_reached
         self._service.requests_left = max_requests or None

@@ -38,7 +38,13 @@ class Service:
         "scheme",
         "settings",
         "slice_without_limits",
+        "session_class",
         "stall_waits",
+        "upgrade_class",
+        "upgrades",
+        "ws_close_waits",
+        "ws_ping_waits",
+        "ws_pong_waits",
     )
 
     def __init__(
@@ -69,6 +75,14 @@ class Service:
         self.stall_waits = clock.deadlines(settings.timeout)
         self.closing_waits = clock.deadlines(settings.timeout)
         self.linger_waits = clock.deadlines(settings.linger_timeout)
+        self.ws_ping_waits = clock.deadlines(settings.ws_ping_interval)
+        self.ws_pong_waits = clock.deadlines(settings.ws_ping_timeout)
+        self.ws_close_waits = clock.deadlines(settings.ws_close_timeout)
+        #: What serves requests to switch protocols, by the lower-cased name of the protocol.
+        self.upgrades: dict[bytes, Callable[[Any], Coroutine[Any, Any, None]]] = {}
+        #: What is made of such a request, and of a WebSocket conversation: a subclass of each for the interface.
+        self.upgrade_class: Callable[..., Any]
+        self.session_class: Callable[..., Any]
         #: Requests until ``on_quota`` is called (Gunicorn ``max_requests``).
         self.requests_left: int | None = None
         self.on_quota: Callable[[], None] = _nothing

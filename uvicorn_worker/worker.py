@@ -21,7 +21,8 @@ from gunicorn.workers.base import Worker
 
 from uvicorn_worker.config import Settings, read_options
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, WorkerExit
-from uvicorn_worker.server import Server, exchange_class_for
+from uvicorn_worker.http11.upgrade import UpgradeHandler
+from uvicorn_worker.server import UPGRADES, Server, exchange_class_for
 
 
 class UvicornWorker(Worker):
@@ -35,6 +36,10 @@ class UvicornWorker(Worker):
     #: Options that Gunicorn has no setting for, by name; set it on a subclass. The environment variable
     #: ``UVICORN_WORKER_<NAME>`` wins.
     CONFIG_KWARGS: ClassVar[Mapping[str, Any]] = {}
+
+    #: What clients can switch to by ``Upgrade`` (RFC 9110 section 7.8): names of protocols, and the coroutine functions
+    #: that serve them, which are given an ``Upgrade``. A subclass may add to it.
+    UPGRADES: ClassVar[Mapping[str, UpgradeHandler]] = UPGRADES
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -129,6 +134,7 @@ class UvicornWorker(Worker):
             access_log=self.log.access if self._is_access_logged() else None,
             heartbeat=self._heartbeat,
             max_requests=self.max_requests if self.cfg.max_requests else 0,
+            upgrades=self.UPGRADES,
         )
         if not self.alive:
             self._server.stop()

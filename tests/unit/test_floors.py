@@ -18,18 +18,18 @@ ROOT = Path(uvicorn_worker.__file__).parent
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "_version"},
     1: {"config", "clock"},
-    2: {"http11.framing", "http11.wire", "interfaces.detect"},
-    3: {"service"},
-    4: {"http11.body"},
+    2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames"},
+    3: {"service", "websocket.handshake", "websocket.reader"},
+    4: {"http11.body", "flow"},
     5: {"http11.exchange"},
-    6: {"http11.reader", "interfaces.channels"},
-    7: {"http11.protocol", "observe"},
+    6: {"http11.reader", "http11.upgrade", "websocket.session"},
+    7: {"http11.protocol", "websocket.protocol", "interfaces.channels", "observe"},
     8: {"server"},
     9: {"worker", "run", "__init__", "__main__"},
 }
 
 #: Packages that hold modules and nothing else.
-EMPTY = {"http11.__init__", "interfaces.__init__"}
+EMPTY = {"http11.__init__", "interfaces.__init__", "websocket.__init__"}
 
 #: The highest of the floors that know no loop and no socket.
 HIGHEST_PURE_FLOOR = 2
@@ -46,6 +46,7 @@ ONLY_IN = {
     "gunicorn": {"worker", "__main__"},
     "uvloop": {"worker", "run"},
     "httptools": {"http11.reader"},
+    "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
     "ssl": {"worker", "server"},
 }
 

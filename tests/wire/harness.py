@@ -18,7 +18,8 @@ import uvloop
 from uvicorn_worker.clock import Clock, Deadlines
 from uvicorn_worker.config import Settings
 from uvicorn_worker.http11.protocol import HTTP11Protocol
-from uvicorn_worker.server import ChannelsExchange
+from uvicorn_worker.http11.upgrade import Upgrade
+from uvicorn_worker.server import UPGRADES, ChannelsExchange, ChannelsSession
 from uvicorn_worker.service import Service
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ class Transport(asyncio.Transport):
     def __init__(self, loop: asyncio.AbstractEventLoop, protocol: HTTP11Protocol, context: Context) -> None:
         super().__init__()
         self._loop = loop
-        self._protocol: HTTP11Protocol | None = protocol
+        self._protocol: asyncio.BaseProtocol | None = protocol
         self._context = context
         self._inbound: deque[bytes | None] = deque()
         self._buffer = bytearray()
@@ -101,6 +102,9 @@ class Transport(asyncio.Transport):
         elif len(self._buffer) > self.HIGH_WATER and not self._writing_paused:
             self._writing_paused = True
             self._protocol_does("pause_writing")
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -307,6 +311,9 @@ class Worker:
         self._wall = 0.0
         self.settings = Settings(**({"server_header": b"", "date_header": False} | settings))
         self.service = Service(app, self.settings, self.log, self.loop, self.clock)
+        self.service.upgrades = {name.encode(): handler for name, handler in UPGRADES.items()}
+        self.service.upgrade_class = Upgrade
+        self.service.session_class = ChannelsSession
         self.clients: list[Client] = []
         self.exchange_class: type[ChannelsExchange] = ChannelsExchange
         self.protocol_class: type[HTTP11Protocol] = HTTP11Protocol

@@ -14,7 +14,7 @@ quick = settings(max_examples=100, deadline=None, derandomize=True, database=Non
 
 bodies = st.binary(max_size=40)
 paths = st.from_regex(r"/[a-z0-9/%.-]{0,10}(\?[a-z=&]{0,10})?", fullmatch=True)
-upgrades = st.sampled_from([(), ("Connection: Upgrade", "Upgrade: websocket"), ("Upgrade: h2c",), ("X: y", "X: z")])
+upgrades = st.sampled_from([(), ("Connection: Upgrade", "Upgrade: tea"), ("Upgrade: h2c",), ("X: y", "X: z")])
 
 requests = st.one_of(
     st.builds(get, paths),

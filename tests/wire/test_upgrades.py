@@ -10,7 +10,7 @@ import pytest
 from .conftest import Serve
 from .harness import Echo, asyncio_only, get, ok, turn
 
-UPGRADE = ("Connection: Upgrade", "Upgrade: websocket")
+UPGRADE = ("Connection: Upgrade", "Upgrade: tea")
 H2C = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -197,7 +197,7 @@ async def test_a_message_says_nothing_of_the_head_that_primes_a_parser(serve: Se
         (
             "PUT",
             "/sized",
-            [[b"host", b"a"], [b"connection", b"Upgrade"], [b"upgrade", b"websocket"], [b"content-length", b"3"]],
+            [[b"host", b"a"], [b"connection", b"Upgrade"], [b"upgrade", b"tea"], [b"content-length", b"3"]],
         ),
         ("GET", "/after", [[b"host", b"a"]]),
     ]

@@ -14,6 +14,7 @@ from http import HTTPStatus
 from typing import Any, Protocol
 
 from uvicorn_worker._types import Address, Application, Message, ReplyFields, RequestFields
+from uvicorn_worker.config import COPY_BOUND
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, IllegalMove, InvalidReply, RequestRefused, WorkerExit
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, COMPLETE, EXPECTED, READING, BodyWire, RequestBody
@@ -32,9 +33,6 @@ class Reply(IntEnum):
 
 # A global is looked up in a fraction of the time of an attribute of the enumeration, which is tested all the time.
 WAITING, HELD, OPEN, FINISHED, GONE = Reply
-
-# Past this many bytes, content is written beside its head instead of being copied behind it.
-_COPY_BOUND = 16 * 1024
 
 
 class Wire(BodyWire, Protocol):
@@ -207,7 +205,7 @@ class Exchange(RequestBody):
         if status in BODILESS_STATUSES:
             return self._send_whole_unusual(status, fields, content)
         length = len(content)
-        if length > _COPY_BOUND:
+        if length > COPY_BOUND:
             connection.write(b"".join((prefix, lines, LAST_LENGTH_LINES[length])))
             connection.write(content)
         else:
@@ -221,8 +219,8 @@ class Exchange(RequestBody):
         if status in wire.INTERIM_STATUSES:
             return self._send_interim(status, fields)
         head, content = self._make_head(status, fields, content)
-        self.connection.write(head + content if len(content) <= _COPY_BOUND else head)
-        if len(content) > _COPY_BOUND:
+        self.connection.write(head + content if len(content) <= COPY_BOUND else head)
+        if len(content) > COPY_BOUND:
             self.connection.write(content)
         self._finish()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -167,6 +167,15 @@ def expects_continue(expectations: list[bytes], version: str) -> bool:
     if any(value.lower() != b"100-continue" for value in expectations):
         raise refuse("Unsupported expectation", HTTPStatus.EXPECTATION_FAILED)
     return True
+
+
+def find_upgrade(values: list[bytes], known: Container[bytes]) -> bytes | None:
+    """The first protocol of the ``Upgrade`` fields that is known by its name in lower case (RFC 9110 section 7.8)."""
+    for value in values:
+        for part in value.split(b","):
+            if part.strip(b" \t").lower() in known:
+                return part.strip(b" \t")
+    return None
 
 
 # How the body of a response is delimited. Each is the function that makes of one piece of content what goes on the

@@ -18,18 +18,20 @@ from uvicorn_worker._types import Address
 from uvicorn_worker.clock import Deadlines
 from uvicorn_worker.config import SLICE
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, RequestRefused
+from uvicorn_worker.flow import FlowControl
 from uvicorn_worker.http11 import wire
 from uvicorn_worker.http11.body import COMPLETE, DROPPING, READING
 from uvicorn_worker.http11.exchange import FINISHED, HELD, WAITING, Exchange
 from uvicorn_worker.http11.framing import refuse
-from uvicorn_worker.http11.reader import HEAD, OVER, RequestReader
+from uvicorn_worker.http11.reader import HEAD, OVER, SWITCHING, RequestReader
+from uvicorn_worker.http11.upgrade import Upgraded
 from uvicorn_worker.service import Service
 
 # SO_LINGER with no time to linger: the connection ends by a reset.
 _RESET = struct.pack("ii", 1, 0)
 
 
-class HTTP11Protocol(RequestReader, asyncio.Protocol):
+class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
     """A connection that speaks HTTP/1.0 and HTTP/1.1 (RFC 9112)."""
 
     __slots__ = (
@@ -132,6 +134,24 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         if self.service.draining:
             self.service.on_less()
 
+    def switch(self, protocol: Upgraded) -> None:
+        """The last exchange was answered with a switch: hand the connection over, with what has come for it."""
+        transport, kept = self._transport, self._unparsed
+        assert transport is not None
+        service = self.service
+        service.connections.add(protocol)
+        transport.set_protocol(cast(asyncio.BaseProtocol, protocol))
+        protocol.connection_made(transport)
+        if self.write_paused:
+            protocol.pause_writing()
+        if kept is not None:
+            transport.pause_reading()
+            # Not in the context of the call that has answered.
+            service.loop.call_soon(_hand_over, transport, protocol, bytes(kept), context=service.context.copy())
+        elif self._reading_paused:
+            transport.resume_reading()
+        self._leave()
+
     # Refusals.
 
     def _refuse(self, refusal: RequestRefused, incoming: Exchange | None) -> None:
@@ -168,19 +188,27 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         if self._phase is not OVER:
             unparsed = self._unparsed
             self._unparsed = memoryview(data if unparsed is None else unparsed.tobytes() + data)
-            self._read_unparsed()
+            if self._phase is SWITCHING:
+                self._pause_reading()
+            else:
+                self._read_unparsed()
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        if data:
+            self._unparsed = memoryview(bytes(data) + (self._unparsed or b""))
+            self._pause_reading()
 
     def _read_unparsed(self) -> None:
         """Read slices until none is left or reading is paused; as long as one is left, what comes goes behind it."""
         self._slice = SLICE
         self._watch = 1
         self._fed = self._fed or 1
-        while self._unparsed is not None and not self._reading_paused and self._phase is not OVER:
+        while self._unparsed is not None and not self._reading_paused and self._phase < SWITCHING:
             data, rest = self._unparsed[:SLICE], self._unparsed[SLICE:]
             self._unparsed = rest if rest else None
             self.data_received(data)
         self._watch = 0
-        if self._phase is not OVER and self._unparsed is None:
+        if self._phase < SWITCHING and self._unparsed is None:
             self._slice = self.service.slice_without_limits
         else:
             self._slice = -1
@@ -222,33 +250,11 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
         if self._waiting is self.service.stall_waits and not dropped:
             self._wait(None)
 
-    def pause_writing(self) -> None:
-        self.write_paused = True
-
     def resume_writing(self) -> None:
-        self.write_paused = False
-        self._let_writers_go()
+        super().resume_writing()
         self._begin_next()
 
-    async def room_to_write(self) -> None:
-        if self._room is None:
-            self._room = self.service.loop.create_future()
-        await asyncio.shield(self._room)
-
-    def _let_writers_go(self) -> None:
-        if self._room is not None:
-            self._room.set_result(None)
-            self._room = None
-
     # Deadlines.
-
-    def _wait(self, deadlines: Deadlines | None) -> None:
-        """Wait in ``deadlines`` from now on, and in no other queue."""
-        if self._waiting is not None:
-            self._waiting.pop(self, None)
-        self._waiting = deadlines
-        if deadlines is not None:
-            deadlines[self] = deadlines.due
 
     def deadline_passed(self, deadlines: Deadlines) -> None:
         self._waiting = None
@@ -277,6 +283,8 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
     def eof_received(self) -> bool:
         """The client sends no more; what it has asked for is answered, if it can be (TLS has no half-closing)."""
         last = self._queue[-1] if self._queue else self._exchange
+        if self._phase is SWITCHING:
+            return False  # No other protocol begins with its end.
         self._read_no_more()
         self._unfinished = False
         if self._incoming is not None:
@@ -361,20 +369,28 @@ class HTTP11Protocol(RequestReader, asyncio.Protocol):
     def _is_idle(self) -> bool:
         return self._exchange is None and not self._queue and self._phase is HEAD and not self._unfinished
 
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(None)
         self._read_no_more()
         for exchange in (self._incoming, self._exchange):
             if exchange is not None:
                 exchange.client_gone()
-        self._incoming = self._exchange = self._queue = self._unparsed = None
         self.write_paused = False
+        self._leave()
+        self.service.on_less()
+
+    def _leave(self) -> None:
+        """Let go of everything: the connection has gone, or speaks another protocol."""
+        self._wait(None)
+        self._read_no_more()
+        self._incoming = self._exchange = self._queue = self._unparsed = None
         self._let_writers_go()
         # The parser holds bound methods of this object: a cycle that only the collector could end.
         self._parser = self._transport = None
         self.service.connections.discard(self)
-        self.service.on_less()
+
+
+def _hand_over(transport: asyncio.Transport, protocol: Upgraded, data: bytes) -> None:
+    if not transport.is_closing():
+        transport.resume_reading()
+        protocol.data_received(data)

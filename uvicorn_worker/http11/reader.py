@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import httptools
 
@@ -25,10 +25,11 @@ class Phase(IntEnum):
     HEAD = 0
     BODY = 1
     PRIMING = 2  # nothing yet: a fresh parser must be told first that a body follows
-    OVER = 3  # nothing that is looked at: no further request is read from this connection
+    SWITCHING = 3  # kept for the protocol that the last request asks for
+    OVER = 4  # nothing that is looked at: no further request is read from this connection
 
 
-HEAD, BODY, PRIMING, OVER = Phase
+HEAD, BODY, PRIMING, SWITCHING, OVER = Phase
 
 # What has been found good.
 _METHODS: Memo[bytes, str] = Memo(framing.decode_method, lambda method: True)
@@ -115,6 +116,10 @@ class RequestReader(Wire):
         """There is more than can be read at once."""
         raise NotImplementedError
 
+    def _keep(self, data: bytes | memoryview) -> None:
+        """Keep the rest of a slice for the protocol that comes next."""
+        raise NotImplementedError
+
     def _head_begun(self) -> None:
         """A slice has ended within a head, or in empty lines before one."""
         raise NotImplementedError
@@ -164,7 +169,7 @@ class RequestReader(Wire):
             # The parser tells the version only as text made anew, at 2,600 instructions. Without a Connection field,
             # only HTTP/1.1 keeps the connection.
             if self._decisive or not parser.should_keep_alive() or self._host is None or not _HOSTS[self._host]:
-                self._decide(exchange, parser)
+                exchange = self._decide(exchange, parser)
         except RequestRefused as refusal:
             self._refusal = refusal
             raise
@@ -174,7 +179,7 @@ class RequestReader(Wire):
         self._headers = []
         if exchange.body is ABSENT:
             self._unfinished = False
-            if not exchange.keep_alive:
+            if not exchange.keep_alive and self._phase is HEAD:
                 self._read_no_more()
         else:
             self._incoming = exchange
@@ -211,8 +216,11 @@ class RequestReader(Wire):
 
     # Judgement.
 
-    def _decide(self, exchange: Exchange, parser: Any) -> None:
-        """Look at what says how the request is to be read; raises :class:`RequestRefused`."""
+    def _decide(self, exchange: Exchange, parser: Any) -> Exchange:
+        """Look at what says how the request is to be read; the exchange that it becomes.
+
+        Raises :class:`RequestRefused`.
+        """
         version = exchange.version = parser.get_http_version()
         framing.check_version(version)
         if not parser.should_keep_alive():
@@ -232,8 +240,26 @@ class RequestReader(Wire):
             exchange.expect_body(int(lengths[0]), when_asked=expected)
         if version != "1.1" or exchange.body is not ABSENT:
             exchange.is_usual = False
-        if exchange.body is not ABSENT and parser.should_upgrade():
-            self._phase = PRIMING
+        if parser.should_upgrade():
+            protocol = framing.find_upgrade(values[b"upgrade"], self.service.upgrades)
+            # RFC 9110 section 7.8: HTTP/1.0 has no upgrades.
+            if protocol is not None and version == "1.1":
+                return self._switch(exchange, protocol)
+            if exchange.body is not ABSENT:
+                self._phase = PRIMING
+        return exchange
+
+    def _switch(self, exchange: Exchange, protocol: bytes) -> Exchange:
+        """Make a request to switch to ``protocol`` of it, after which nothing is HTTP."""
+        if exchange.body is not ABSENT:
+            # It would have to be read before the switch (RFC 9110 section 7.8), and no protocol here has one.
+            raise refuse("A request to switch protocols must have no body")
+        upgrade = self.service.upgrade_class(self, exchange.method, exchange.target, exchange.headers)
+        upgrade.protocol_name = protocol
+        upgrade.handler = self.service.upgrades[protocol.lower()]
+        self._phase = SWITCHING
+        self._slice = -1
+        return cast(Exchange, upgrade)
 
     def _continue_or_stop(self) -> None:
         """The head that primes a parser has been read, or one that comes after the last request that is served."""
@@ -300,6 +326,8 @@ class RequestReader(Wire):
         """The parser wants to switch protocols, or was given what it can't read, or a callback has refused."""
         while isinstance(error, httptools.HttpParserUpgrade):
             data = data[error.args[0] :]
+            if self._phase is SWITCHING:
+                return self._keep(data)
             self._ignore_upgrade()
             if not data:
                 return

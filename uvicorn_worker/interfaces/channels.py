@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Coroutine
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._types import Address, Application, Message
@@ -11,17 +12,43 @@ from uvicorn_worker.errors import InvalidReply
 from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import WAITING, Exchange
 from uvicorn_worker.service import Service
+from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
+from uvicorn_worker.websocket.session import ASKED, NORMAL_CLOSURE, OPEN, Session
 
 if TYPE_CHECKING:
-    _Over = Exchange
+    _OverExchange = Exchange
+    _OverSession = Session
 else:
-    _Over = object
+    _OverExchange = _OverSession = object
 
 
 _KEYS = frozenset(("status", "headers", "content", "more_content"))
+_WEBSOCKET_KEYS = frozenset(
+    ("accept", "subprotocol", "headers", "text", "bytes", "close", "reason", "status", "content", "more_content")
+)
+# What can be sent once the handshake was accepted.
+_OPEN_KEYS = frozenset(("text", "bytes", "close", "reason"))
 
 
-class HTTPChannels(_Over):
+class Named:
+    """Gives a channel its name."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # The channel has the attribute.
+
+    _name: str
+
+    @property
+    def name(self) -> str:
+        """The channel's name, unique among all channels of all processes."""
+        try:
+            return self._name
+        except AttributeError:  # Few channels are ever asked for it.
+            self._name = secrets.token_urlsafe(16)
+            return self._name
+
+
+class HTTPChannels(Named, _OverExchange):
     """Makes an exchange the ``reply`` and the ``body`` channel of its own request."""
 
     __slots__ = ()
@@ -56,15 +83,6 @@ class HTTPChannels(_Over):
             "client": client,
         }
 
-    @property
-    def name(self) -> str:
-        """The channel's name, unique among all channels of all processes."""
-        try:
-            return self._name
-        except AttributeError:  # Few channels are ever asked for it.
-            self._name = secrets.token_urlsafe(16)
-            return self._name
-
     async def send(self, message: Message) -> None:
         """Send a response or a part of it, and wait while the client reads too slowly.
 
@@ -98,6 +116,83 @@ class HTTPChannels(_Over):
         return {"content": content, "more_content": more_content}
 
 
+class WebSocketChannels(Named, _OverSession):
+    """Makes a session the ``reply`` channel of its own WebSocket, and each event a call."""
+
+    __slots__ = ()
+
+    def connected(self, request: Exchange, subprotocols: list[str]) -> Coroutine[Any, Any, None]:
+        message = request.connection.template.copy()
+        del message["method"]
+        message["channel"] = "websocket.connect"
+        message["scheme"] = "wss" if message["scheme"] == "https" else "ws"
+        message["path"], message["raw_path"], message["query_string"] = request.target
+        message["headers"] = request.headers
+        message["order"] = self.order
+        message["subprotocols"] = subprotocols
+        self.channels = {"reply": self}
+        return self.service.app(message, self.channels)
+
+    def received(self, text: str | None, data: bytes | None) -> None:
+        self.order = order = self.order + 1
+        message = {"channel": "websocket.receive", "path": self.path, "order": order, "text": text, "bytes": data}
+        self.start_call(self.service.app(message, self.channels))
+
+    def disconnected(self, code: int, reason: str) -> None:
+        self.order = order = self.order + 1
+        message = {"channel": "websocket.disconnect", "path": self.path, "order": order, "code": code, "reason": reason}
+        self.start_call(self.service.app(message, self.channels))
+
+    async def send(self, message: Message) -> None:
+        """Answer the handshake, send a message, close, or several of these, and wait while the client reads too slowly.
+
+        ``message`` has ``accept`` (with ``subprotocol`` and ``headers``), ``text`` or ``bytes``, ``close`` (with
+        ``reason``), or ``status`` (with ``headers`` and ``content``), which answers the handshake with a response.
+        Raises ``InvalidReply`` (a ``ValueError``), ``IllegalMove`` (a ``RuntimeError``), and ``ClientDisconnected``
+        (an ``OSError``) once the WebSocket is closed.
+        """
+        text = message.get("text")
+        if type(text) is str and len(message) == 1 and self.state is OPEN:
+            self.wire.send(TEXT, _encode(text))
+        else:
+            self._send_unusual(message)
+        if self.state is OPEN and (self.wire.write_paused or self.wire.is_closing()):
+            await self.drain()
+
+    def _send_unusual(self, message: Message) -> None:
+        """Send whatever it is; raises having sent nothing."""
+        self.check_open()
+        if not message.keys() <= _WEBSOCKET_KEYS:
+            keys = ", ".join(sorted(_WEBSOCKET_KEYS))
+            raise InvalidReply(f"a WebSocket has no {min(message.keys() - _WEBSOCKET_KEYS)!r}; its keys are {keys}")
+        if "status" in message:
+            return self._send_response(message)
+        accept = message.get("accept")
+        kind, payload = _payload_of(message)
+        close = _close_of(message)
+        if payload is None and close is None and accept is None:
+            raise InvalidReply("the message has none of accept, text, bytes, close and status")
+        if accept is False and payload is not None:
+            raise InvalidReply("accept: False rejects the handshake, and nothing can be sent with that")
+        if self.state is ASKED and (accept or payload is not None):
+            self.accept(message.get("subprotocol"), message.get("headers", ()))
+        elif self.state is ASKED:
+            return self.reject(HTTPStatus.FORBIDDEN, message.get("headers", ()), b"")
+        elif not message.keys() <= _OPEN_KEYS:
+            self.check_asked("an answer to the handshake")
+        if payload is not None:
+            self.wire.send(kind, payload)
+        if close is not None:
+            self.close(*close)
+
+    def _send_response(self, message: Message) -> None:
+        """Reject the handshake with the response that ``message`` is."""
+        content = _content_of(message)
+        if message.get("more_content"):
+            raise InvalidReply("a response to a WebSocket handshake is sent whole, without more_content")
+        self.reject(message["status"], message.get("headers", ()), content)
+
+
 def _content_of(message: Message) -> bytes:
     """The content of a message that has none, or not as ``bytes``."""
     content = message.get("content", b"")
@@ -106,3 +201,34 @@ def _content_of(message: Message) -> bytes:
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     raise InvalidReply(f"content must be bytes, not {content!r:.100}")
+
+
+def _encode(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidReply(f"text must be Unicode that UTF-8 can carry: {error}") from None
+
+
+def _payload_of(message: Message) -> tuple[int, bytes | None]:
+    """Which kind of message is to be sent, and its payload, if one is."""
+    text, data = message.get("text"), message.get("bytes")
+    if text is not None and data is not None:
+        raise InvalidReply("a message is either text or bytes, and not both")
+    if text is not None:
+        if not isinstance(text, str):
+            raise InvalidReply(f"text must be a str, not {text!r:.100}")
+        return TEXT, _encode(text)
+    if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InvalidReply(f"bytes must be bytes, not {data!r:.100}")
+    return BINARY, None if data is None else bytes(data)
+
+
+def _close_of(message: Message) -> tuple[int, str] | None:
+    """The code and the reason, if the message closes."""
+    close, reason = message.get("close"), message.get("reason")
+    if close is None or close is False:
+        if reason is not None:
+            raise InvalidReply("a reason goes with close")
+        return None
+    return check_close(NORMAL_CLOSURE if close is True else close, "" if reason is None else reason)

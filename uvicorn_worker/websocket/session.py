@@ -1,0 +1,245 @@
+"""One WebSocket conversation, as an application leads it.
+
+Everything that moves its state is in this file. The client has ASKED with its handshake; the conversation is OPEN once
+that was accepted, CLOSING when the server has said so, and OVER when there is nobody to talk to any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from enum import IntEnum
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from uvicorn_worker._types import ReplyFields
+from uvicorn_worker.errors import ClientDisconnected, IllegalMove, WorkerExit
+from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.service import Service
+
+
+class State(IntEnum):
+    ASKED = 0
+    OPEN = 1
+    CLOSING = 2
+    OVER = 3
+
+
+# A global is looked up in a fraction of the time of an attribute of the enumeration, which is tested all the time.
+ASKED, OPEN, CLOSING, OVER = State
+
+#: Close codes (RFC 6455 section 7.4.1), ABNORMAL being the one that stands for none.
+NORMAL_CLOSURE = 1000
+ABNORMAL = 1006
+INTERNAL_ERROR = 1011
+SERVICE_RESTART = 1012
+
+_PLAIN_TEXT = ((b"content-type", b"text/plain; charset=utf-8"),)
+
+
+class Wire(Protocol):
+    """The connection, as its conversation sees it."""
+
+    __slots__ = ()
+
+    write_paused: bool
+
+    def accept(self, subprotocol: str | None, fields: ReplyFields) -> None:
+        """Answer the handshake; raises :class:`InvalidReply`, having sent nothing."""
+        ...
+
+    def reject(self, status: int, fields: ReplyFields, content: bytes) -> None:
+        """Answer the handshake with another response; raises as :meth:`Exchange.send_whole`."""
+        ...
+
+    def send(self, kind: int, payload: bytes) -> None:
+        """Send a message, text or binary as ``kind`` of ``websocket.frames`` says."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake."""
+        ...
+
+    def is_closing(self) -> bool:
+        """Whether what is sent may lead nowhere."""
+        ...
+
+    async def room_to_write(self) -> None:
+        """Return when the client has read enough, or has gone."""
+        ...
+
+    def hold(self) -> None:
+        """Read no more for now."""
+        ...
+
+    def call_ended(self) -> None:
+        """A call of the application has ended that somebody may have waited for."""
+        ...
+
+
+class Session:
+    """A conversation and the calls of the application that belong to it."""
+
+    __slots__ = ("_is_watched", "_name", "calls", "channels", "order", "path", "service", "state", "wire")
+
+    _name: str
+    channels: dict[str, Any]
+
+    def __init__(self, wire: Wire, service: Service, path: str) -> None:
+        self.wire = wire
+        self.service = service
+        self.path = path
+        self.state = ASKED
+        #: The number of the last event.
+        self.order = 0
+        #: The unfinished calls but that of the handshake, by the numbers of their events.
+        self.calls: dict[int, asyncio.Task[None]] = {}
+        #: Whether the end of a call may be waited for.
+        self._is_watched = False
+
+    def __str__(self) -> str:
+        return f"WebSocket {self.path}"
+
+    # Events. An interface says how the application is called for each.
+
+    def connected(self, request: Exchange, subprotocols: list[str]) -> Coroutine[Any, Any, None]:
+        """The application's coroutine for the handshake."""
+        raise NotImplementedError
+
+    def received(self, text: str | None, data: bytes | None) -> None:
+        """A message has come: either text or bytes. Uses :meth:`start_call`."""
+        raise NotImplementedError
+
+    def disconnected(self, code: int, reason: str) -> None:
+        """It is over. Uses :meth:`start_call`."""
+        raise NotImplementedError
+
+    async def run(self, request: Exchange, subprotocols: list[str]) -> None:
+        """Call the application for the handshake, and see that it gets an answer.
+
+        What is raised before there is one is for the request to answer.
+        """
+        try:
+            await self.connected(request, subprotocols)
+        except (WorkerExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            if self.state is ASKED:
+                raise
+            self._call_raised(error)
+        if self.state is ASKED:
+            self.service.log.warning("The application returned without an answer, which rejects: %s", self)
+            self.reject(HTTPStatus.FORBIDDEN, (), b"")
+
+    def start_call(self, call: Coroutine[Any, Any, None]) -> None:
+        """Run a call of the application in a task of its own, once those before it have started."""
+        order = self.order
+        service = self.service
+        task = service.create_task(self._run_call(call, order), loop=service.loop, name="uvicorn_worker")
+        calls = self.calls
+        calls[order] = task
+        if task.done():  # A task factory of the application's can run it at once.
+            del calls[order]
+        elif len(calls) >= service.settings.ws_max_queue and self.state is OPEN:
+            self._is_watched = True
+            self.wire.hold()
+
+    async def _run_call(self, call: Coroutine[Any, Any, None], order: int) -> None:
+        try:
+            await call
+        except (WorkerExit, GeneratorExit):
+            raise
+        except BaseException as error:  # SystemExit too: an application doesn't end the worker (and its siblings).
+            self._call_raised(error)
+        self.calls.pop(order, None)
+        if self._is_watched:
+            self._call_ended()
+
+    def _call_raised(self, error: BaseException) -> None:
+        if isinstance(error, ClientDisconnected) and self.state > OPEN:
+            return
+        if isinstance(error, asyncio.CancelledError) and self.service.draining:
+            return
+        self.service.log.error("The application raised: %s", self, exc_info=error)
+        if self.state is OPEN:
+            self.close(INTERNAL_ERROR, "")
+
+    def _call_ended(self) -> None:
+        if self.state is not OVER:
+            self.wire.call_ended()
+        elif not self.calls:
+            self.service.running.discard(self)
+            self.service.on_less()
+            self.channels = {}  # They lead back here, and only the collector would notice.
+
+    def watch(self) -> None:
+        """Tell the wire of calls that end, from now on."""
+        self._is_watched = True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many calls are unfinished as may be."""
+        return len(self.calls) >= self.service.settings.ws_max_queue
+
+    def cancel(self) -> None:
+        """Cancel the unfinished calls."""
+        for order, task in list(self.calls.items()):
+            task.cancel()
+            # One that has not begun yet never gets to the end of _run_call().
+            task.add_done_callback(partial(self._forget_call, order))
+
+    def _forget_call(self, order: int, task: asyncio.Task[None]) -> None:
+        if self.calls.pop(order, None) is not None:
+            self._call_ended()
+
+    # Moves.
+
+    def accept(self, subprotocol: str | None, fields: ReplyFields) -> None:
+        """Accept the handshake. Raises :class:`InvalidReply`, and as :meth:`check_asked`."""
+        self.check_asked("a second answer to the handshake")
+        self.wire.accept(subprotocol, fields)
+        self.state = OPEN
+        self.service.running.add(self)
+
+    def reject(self, status: int, fields: ReplyFields, content: bytes) -> None:
+        """Reject the handshake with a response. Raises as :meth:`Exchange.send_whole`, and as :meth:`check_asked`."""
+        self.check_asked("a response")
+        if not content and status == HTTPStatus.FORBIDDEN and not fields:
+            fields, content = _PLAIN_TEXT, b"Forbidden"
+        self.wire.reject(status, fields, content)
+
+    def check_asked(self, what: str) -> None:
+        """Raise :class:`IllegalMove`, or :class:`ClientDisconnected`, where the handshake waits for no answer."""
+        self.check_open()
+        if self.state is OPEN:
+            raise IllegalMove(f"{what} after the handshake was accepted")
+
+    def check_open(self) -> None:
+        """Raise :class:`ClientDisconnected` where there is nobody to send to."""
+        if self.state > OPEN:
+            raise ClientDisconnected("the WebSocket is closed")
+
+    def close(self, code: int, reason: str) -> None:
+        """Close an open conversation; nothing can be sent any more."""
+        self.state = CLOSING
+        self.wire.close(code, reason)
+
+    def over(self, code: int, reason: str) -> None:
+        """Nothing comes any more, and nothing gets there: with ``code`` and ``reason`` of whoever closed first."""
+        if self.state is not OVER:
+            self.state = OVER
+            self._is_watched = True
+            self.service.running.add(self)
+            self.disconnected(code, reason)
+
+    async def drain(self) -> None:
+        """Wait until the client has read enough for more to be sent; raises :class:`ClientDisconnected`."""
+        wire = self.wire
+        if wire.is_closing():
+            # That a write has failed is told in the loop's next turn, which a sender that never waits keeps away.
+            await asyncio.sleep(0)
+        while wire.write_paused and self.state is OPEN:
+            await wire.room_to_write()
+        if self.state is OVER:
+            self.check_open()
