@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._version import __version__
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
+from uvicorn_worker.http11.upgrade import Upgrade, UpgradedProtocol
 from uvicorn_worker.run import run
 
 if TYPE_CHECKING:
     from uvicorn_worker.worker import UvicornWorker
 
-__all__ = ["ClientDisconnected", "IllegalMove", "InvalidReply", "UvicornWorker", "__version__", "run"]
+__all__ = [
+    "ClientDisconnected",
+    "IllegalMove",
+    "InvalidReply",
+    "Upgrade",
+    "UpgradedProtocol",
+    "UvicornWorker",
+    "__version__",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

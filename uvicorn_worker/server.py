@@ -13,13 +13,13 @@ from typing import Any
 
 from uvicorn_worker._types import AccessLog, Address, Application, Log
 from uvicorn_worker.clock import TICK, Clock
-from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, Settings
-from uvicorn_worker.errors import InvalidApplication
+from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, TOKEN, Settings
+from uvicorn_worker.errors import InvalidApplication, InvalidOption
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.protocol import HTTP11Protocol
 from uvicorn_worker.http11.upgrade import Upgrade, UpgradeHandler
 from uvicorn_worker.interfaces.channels import HTTPChannels, WebSocketChannels
-from uvicorn_worker.interfaces.detect import Interface, detect_interface
+from uvicorn_worker.interfaces.detect import Interface, detect_interface, is_coroutine_function
 from uvicorn_worker.observe import ObservedExchange
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.protocol import websocket
@@ -54,6 +54,20 @@ class ChannelsSession(WebSocketChannels, Session):
 
 class ObservedUpgrade(Upgrade, ObservedExchange):
     """A request to switch protocols, with an access log."""
+
+
+def read_upgrades(upgrades: Mapping[str, UpgradeHandler]) -> dict[bytes, UpgradeHandler]:
+    """The handlers by the names of their protocols in lower case; raises :class:`InvalidOption`."""
+    if not isinstance(upgrades, Mapping):
+        raise InvalidOption(f"UPGRADES must be a dictionary of handlers by the names of protocols, not {upgrades!r}")
+    handlers = {}
+    for name, handler in upgrades.items():
+        if not isinstance(name, str) or not name.isascii() or not TOKEN.fullmatch(name.encode()):
+            raise InvalidOption(f"UPGRADES[{name!r}]: the name of a protocol is a token (RFC 9110 section 7.8)")
+        if not callable(handler) or not is_coroutine_function(handler):
+            raise InvalidOption(f"UPGRADES[{name!r}] = {handler!r}: expected a coroutine function of one argument")
+        handlers[name.lower().encode()] = handler
+    return handlers
 
 
 def exchange_class_for(app: Any, *, observed: bool = False) -> type[Exchange]:
@@ -94,7 +108,7 @@ class Server:
         self._service.access_log = access_log
         self._service.upgrade_class = ObservedUpgrade if access_log is not None else Upgrade
         self._service.session_class = ChannelsSession
-        self._service.upgrades = {name.lower().encode("latin-1"): handler for name, handler in upgrades.items()}
+        self._service.upgrades = read_upgrades(upgrades)
         self._service.on_less = self._less
         self._service.on_quota = self._quota_reached
         self._service.requests_left = max_requests or None

@@ -22,7 +22,7 @@ from gunicorn.workers.base import Worker
 from uvicorn_worker.config import Settings, read_options
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, WorkerExit
 from uvicorn_worker.http11.upgrade import UpgradeHandler
-from uvicorn_worker.server import UPGRADES, Server, exchange_class_for
+from uvicorn_worker.server import UPGRADES, Server, exchange_class_for, read_upgrades
 
 
 class UvicornWorker(Worker):
@@ -46,6 +46,7 @@ class UvicornWorker(Worker):
         """Called by the master before any fork; a RuntimeError stops it with one line."""
         try:
             cls._settings_of(cfg)
+            read_upgrades(cls.UPGRADES)
         except InvalidOption as error:
             raise RuntimeError(str(error)) from None
 
@@ -59,6 +60,7 @@ class UvicornWorker(Worker):
         """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
         try:
             self._settings = self._settings_of(self.cfg)
+            read_upgrades(self.UPGRADES)
         except InvalidOption as error:  # The master asks check_config when it starts, but not when it reloads.
             self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
         self._server: Server | None = None

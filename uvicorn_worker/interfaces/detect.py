@@ -29,7 +29,7 @@ def detect_interface(app: Any) -> Interface:
         raise InvalidApplication(f"{name} is a class, and not an instance of one: {_ACCEPTED}")
     if not callable(app):
         raise InvalidApplication(f"{name} can't be called: {_ACCEPTED}")
-    if not _is_coroutine_function(app):
+    if not is_coroutine_function(app):
         raise InvalidApplication(f"{name} is not a coroutine function: {_ACCEPTED}")
     required, accepted = _positional_arguments(app)
     keywords = [p.name for p in inspect.signature(app).parameters.values() if _is_required_keyword(p)]
@@ -52,7 +52,7 @@ def _name_of(app: Any) -> str:
     return f"{named!r:.100}"
 
 
-def _is_coroutine_function(app: Callable[..., Any]) -> bool:
+def is_coroutine_function(app: Callable[..., Any]) -> bool:
     """Whether calling ``app`` gives a coroutine, as far as can be seen through partials, decorators and instances."""
     while isinstance(app, functools.partial):
         app = app.func
