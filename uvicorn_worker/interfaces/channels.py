@@ -153,7 +153,10 @@ class WebSocketChannels(Named, _OverSession):
         """
         text = message.get("text")
         if type(text) is str and len(message) == 1 and self.state is OPEN:
-            self.wire.send(TEXT, _encode(text))
+            try:
+                self.wire.send(TEXT, text.encode())
+            except UnicodeEncodeError as error:
+                raise _not_utf8(error) from None
         else:
             self._send_unusual(message)
         if self.state is OPEN and (self.wire.write_paused or self.wire.is_closing()):
@@ -203,11 +206,8 @@ def _content_of(message: Message) -> bytes:
     raise InvalidReply(f"content must be bytes, not {content!r:.100}")
 
 
-def _encode(text: str) -> bytes:
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidReply(f"text must be Unicode that UTF-8 can carry: {error}") from None
+def _not_utf8(error: UnicodeEncodeError) -> InvalidReply:
+    return InvalidReply(f"text must be Unicode that UTF-8 can carry: {error}")
 
 
 def _payload_of(message: Message) -> tuple[int, bytes | None]:
@@ -218,7 +218,10 @@ def _payload_of(message: Message) -> tuple[int, bytes | None]:
     if text is not None:
         if not isinstance(text, str):
             raise InvalidReply(f"text must be a str, not {text!r:.100}")
-        return TEXT, _encode(text)
+        try:
+            return TEXT, text.encode()
+        except UnicodeEncodeError as error:
+            raise _not_utf8(error) from None
     if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
         raise InvalidReply(f"bytes must be bytes, not {data!r:.100}")
     return BINARY, None if data is None else bytes(data)

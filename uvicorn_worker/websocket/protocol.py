@@ -41,8 +41,8 @@ async def websocket(upgrade: Upgrade) -> None:
         upgrade.send_whole(refusal.status, fields, f"{refusal.reason}\n".encode())
         return
     protocol = WebSocketProtocol(upgrade, handshake)
-    session = protocol.session = service.session_class(protocol, service, upgrade.target.path)
-    upgrade.on_failure = protocol.failed
+    session = service.session_class(protocol, service, upgrade.target.path)
+    protocol.begin(session)
     await session.run(upgrade, handshake.subprotocols)
 
 
@@ -53,18 +53,18 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         "_compresses_from",
         "_pending",
         "_room",
+        "_session",
         "_stopping",
         "_transport",
         "_unsent",
         "_waiting",
         "is_closing",
         "service",
-        "session",
         "write",
         "write_paused",
     )
 
-    session: Session
+    _session: Session
 
     def __init__(self, upgrade: Upgrade, handshake: Handshake) -> None:
         service = self.service = upgrade.connection.service
@@ -84,6 +84,13 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
 
     # The handshake's answer.
 
+    def begin(self, session: Session) -> None:
+        """Have ``session`` lead the conversation."""
+        assert self._pending is not None
+        self._session = session
+        self._receive = session.received
+        self._pending[0].on_failure = self._failed
+
     def accept(self, subprotocol: str | None, fields: ReplyFields) -> None:
         assert self._pending is not None
         upgrade, handshake = self._pending
@@ -94,10 +101,15 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         assert self._pending is not None
         self._pending[0].send_whole(status, fields, content)
 
-    def failed(self) -> None:
+    def _failed(self) -> None:
         """The handshake was answered by a response, or the client has gone before."""
         self._pending = None
-        self.session.over(ABNORMAL, "")
+        self._session.over(ABNORMAL, "")
+        self._part()
+
+    def _part(self) -> None:
+        """Let go of the session, which refers to this: only the collector would notice."""
+        del self._session, self._receive
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)
@@ -106,9 +118,6 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         self._wait_for_ping()
 
     # Messages.
-
-    def _receive(self, text: str | None, data: bytes | None) -> None:
-        self.session.received(text, data)
 
     def send(self, kind: int, payload: bytes) -> None:
         size = len(payload)
@@ -138,7 +147,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
 
     def _read_again(self) -> None:
         """Go on reading, if nothing speaks against it any more."""
-        if self._phase is HELD and not (self.service.draining or self.write_paused or self.session.is_full):
+        if self._phase is HELD and not (self.service.draining or self.write_paused or self._session.is_full):
             self._phase = PART
             self._read_soon()
 
@@ -155,7 +164,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
     def call_ended(self) -> None:
         if not self.service.draining:
             self._read_again()
-        elif not self.session.calls:
+        elif not self._session.calls:
             self._stop()
 
     def resume_writing(self) -> None:
@@ -244,9 +253,9 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         end = self._library.close_exc
         close = end.rcvd or end.sent
         if close is None:
-            self.session.over(ABNORMAL, "")
+            self._session.over(ABNORMAL, "")
         else:
-            self.session.over(close.code, close.reason)
+            self._session.over(close.code, close.reason)
         self._let_writers_go()
 
     def eof_received(self) -> None:
@@ -261,6 +270,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         self.write_paused = False
         self._over()
         self._let_writers_go()
+        self._part()
         self.service.connections.discard(self)
         self.service.on_less()
 
@@ -268,15 +278,15 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         """Read no more, and close when the calls under way have ended, or soon."""
         if self._stopping is None and self._phase not in (CLOSING, OVER):
             self.hold()
-            self.session.watch()
+            self._session.watch()
             self._stopping = self.service.loop.call_later(RECEIVE_GRACE, self._stop)
             self.call_ended()
 
     def _stop(self) -> None:
         if self._phase is HELD:
-            self.session.close(SERVICE_RESTART, "")
+            self._session.close(SERVICE_RESTART, "")
             self._wait_for_client(self.service.linger_waits)
-            self.session.over(SERVICE_RESTART, "")
+            self._session.over(SERVICE_RESTART, "")
 
     def close_if_idle(self) -> None:
         """One that is idle is closed by :meth:`drain`."""

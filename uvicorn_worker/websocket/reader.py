@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import io
 import sys
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
@@ -54,6 +55,7 @@ class MessageReader:
         "_longest_short",
         "_phase",
         "_position",
+        "_receive",
         "_within_message",
     )
 
@@ -75,9 +77,8 @@ class MessageReader:
 
     # What the protocol makes of it.
 
-    def _receive(self, text: str | None, data: bytes | None) -> None:
-        """A message: either text or bytes."""
-        raise NotImplementedError
+    #: Takes a message: either text or bytes.
+    _receive: Callable[[str | None, bytes | None], object]
 
     def _pong(self) -> None:
         """The client has answered a ping, or says unasked that it is there."""
@@ -105,9 +106,11 @@ class MessageReader:
                 except UnicodeDecodeError:
                     pass  # The other way knows what to do.
                 else:
-                    return self._receive(text, None)
+                    self._receive(text, None)
+                    return
             elif kind == BINARY:
-                return self._receive(None, apply_mask(data[6:], data[2:6]))
+                self._receive(None, apply_mask(data[6:], data[2:6]))
+                return
         if self._phase is not OVER:
             self._data = self._data[self._position :] + data if self._data else data
             self._position = 0
