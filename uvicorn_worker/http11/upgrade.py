@@ -124,12 +124,16 @@ class Upgrade(Exchange):
             self.connection.switch(self._successor)
         else:
             super()._end_if_read()
-            self.on_failure()
+            self._fail()
 
     def client_gone(self) -> None:
         super().client_gone()
+        self._fail()
+
+    def _fail(self) -> None:
         if self._successor is None:
-            self.on_failure()
+            tell, self.on_failure = self.on_failure, _nothing
+            tell()
 
 
 UpgradeHandler = Callable[[Upgrade], Coroutine[Any, Any, None]]

@@ -135,13 +135,15 @@ class WebSocketChannels(Named, _OverSession):
 
     def received(self, text: str | None, data: bytes | None) -> None:
         self.order = order = self.order + 1
-        message = {"channel": "websocket.receive", "path": self.path, "order": order, "text": text, "bytes": data}
-        self.start_call(self.service.app(message, self.channels))
+        self.start_call(
+            {"channel": "websocket.receive", "path": self.path, "order": order, "text": text, "bytes": data}
+        )
 
     def disconnected(self, code: int, reason: str) -> None:
         self.order = order = self.order + 1
-        message = {"channel": "websocket.disconnect", "path": self.path, "order": order, "code": code, "reason": reason}
-        self.start_call(self.service.app(message, self.channels))
+        self.start_call(
+            {"channel": "websocket.disconnect", "path": self.path, "order": order, "code": code, "reason": reason}
+        )
 
     async def send(self, message: Message) -> None:
         """Answer the handshake, send a message, close, or several of these, and wait while the client reads too slowly.

@@ -158,7 +158,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
     def _read_on(self) -> None:
         if self._phase < HELD:
             self._read()
-        if self._phase < HELD and self._transport is not None:
+        if self._phase < HELD and not self.is_closing() and self._transport is not None:
             self._transport.resume_reading()
 
     def call_ended(self) -> None:

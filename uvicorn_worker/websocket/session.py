@@ -13,7 +13,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from uvicorn_worker._types import ReplyFields
+from uvicorn_worker._types import Message, ReplyFields
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, WorkerExit
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.service import Service
@@ -132,11 +132,11 @@ class Session:
             self.service.log.warning("The application returned without an answer, which rejects: %s", self)
             self.reject(HTTPStatus.FORBIDDEN, (), b"")
 
-    def start_call(self, call: Coroutine[Any, Any, None]) -> None:
-        """Run a call of the application in a task of its own, once those before it have started."""
+    def start_call(self, message: Message) -> None:
+        """Call the application with ``message`` in a task of its own, once those before it have started."""
         order = self.order
         service = self.service
-        task = service.create_task(self._run_call(call, order), loop=service.loop, name="uvicorn_worker")
+        task = service.create_task(self._run_call(message, order), loop=service.loop, name="uvicorn_worker")
         calls = self.calls
         calls[order] = task
         if task.done():  # A task factory of the application's can run it at once.
@@ -145,9 +145,9 @@ class Session:
             self._is_watched = True
             self.wire.hold()
 
-    async def _run_call(self, call: Coroutine[Any, Any, None], order: int) -> None:
+    async def _run_call(self, message: Message, order: int) -> None:
         try:
-            await call
+            await self.service.app(message, self.channels)
         except (WorkerExit, GeneratorExit):
             raise
         except BaseException as error:  # SystemExit too: an application doesn't end the worker (and its siblings).
