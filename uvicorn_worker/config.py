@@ -38,6 +38,9 @@ RECEIVE_GRACE = 1.0
 #: Bytes past which content is written beside its head instead of being copied behind it.
 COPY_BOUND = 16 * 1024
 
+#: Bytes of the fields of a WebSocket handshake that are lists, which take long to parse.
+HANDSHAKE_BYTES = 4096
+
 #: Bytes from which a WebSocket message is compressed, where each is compressed by itself: a shorter one gains little.
 DEFLATE_FROM = 1024
 
@@ -83,7 +86,7 @@ class Settings:
     ws_max_size: int = 16 * 1024 * 1024
     #: Unfinished receive calls of one WebSocket, past which the socket is not read.
     ws_max_queue: int = 32
-    #: Between two pings of an idle WebSocket; 0 means none.
+    #: Between two pings of a WebSocket; 0 means none.
     ws_ping_interval: float = 20.0
     #: How long the answer to a ping is waited for; 0 means that none is needed.
     ws_ping_timeout: float = 20.0

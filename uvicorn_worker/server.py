@@ -280,13 +280,14 @@ class Server:
         await self._wait_for_quiet(end - reserve / 2)
         for connection in list(service.connections):
             connection.abort()
+        await self._wait_for_quiet(end - reserve * 3 / 8)
         # Not cancelled when its time is up: that would wait for the threads, and the loop would not turn.
         executor_is_down = self._loop.create_task(self._loop.shutdown_default_executor())
         await asyncio.wait((executor_is_down,), timeout=max(0.0, end - reserve / 4 - self._loop.time()))
 
     def _drain_connections(self) -> None:
         """Again with every tick: a connection that was promised another request may be idle by now."""
-        for connection in self._service.connections:
+        for connection in list(self._service.connections):
             connection.drain()
         # To an idle connection, a request may be on its way at this moment: it is still answered.
         self._loop.call_later(IDLE_GRACE, self._close_idle)

@@ -6,7 +6,7 @@ Start it from the top of the repository, in the environment that the package is 
 
 and try it with::
 
-    printf 'GET / HTTP/1.1\\r\\nHost: a\\r\\nConnection: Upgrade\\r\\nUpgrade: lines\\r\\n\\r\\nhello\\n' | nc 127.0.0.1 8000
+    python examples/line_protocol/client.py
 """
 
 from uvicorn_worker import UpgradedProtocol, UvicornWorker

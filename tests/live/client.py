@@ -1,12 +1,17 @@
-"""A bare client: bytes out, whole responses in."""
+"""A bare client: bytes out, whole responses and WebSocket frames in; and a real client of WebSockets."""
 
+import os
 import select
 import socket
+import struct
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import h11
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
 
 DEADLINE = 15.0  # seconds; how long a test waits for what must happen
 
@@ -30,6 +35,43 @@ def request(
 def chunked(*parts: bytes) -> bytes:
     """A whole chunked body."""
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="  # of RFC 6455 section 1.3
+
+
+def handshake(
+    path: str = "/echo", *headers: str, version: str | None = "13", key: str | None = KEY, **more: Any
+) -> bytes:
+    """The bytes of a request for a WebSocket."""
+    fields = ["Connection: Upgrade", "Upgrade: websocket"]
+    fields += [f"Sec-WebSocket-Version: {version}"] if version is not None else []
+    fields += [f"Sec-WebSocket-Key: {key}"] if key is not None else []
+    return request(path, *fields, *headers, **more)
+
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+
+
+def frame(payload: bytes | str, opcode: int = TEXT, *, more: bool = False, rsv: int = 0) -> bytes:
+    """The bytes of a client's frame; `more` fragments follow it, `rsv` is the reserved bits (4 means compressed)."""
+    data = payload.encode() if isinstance(payload, str) else payload
+    size = len(data)
+    first = (0 if more else 0x80) | rsv << 4 | opcode
+    if size < 126:
+        head = struct.pack("!BB", first, 0x80 | size)
+    elif size < 1 << 16:
+        head = struct.pack("!BBH", first, 0x80 | 126, size)
+    else:
+        head = struct.pack("!BBQ", first, 0x80 | 127, size)
+    key = os.urandom(4)
+    mask = (key * (size // 4 + 1))[:size]
+    masked = int.from_bytes(data, "big") ^ int.from_bytes(mask, "big")
+    return head + key + masked.to_bytes(size, "big")
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    return frame(struct.pack("!H", code) + reason.encode(), CLOSE)
 
 
 @dataclass
@@ -117,6 +159,35 @@ class Wire:
         found, _, self._unparsed = self._unparsed.partition(end)
         return found + end
 
+    def exactly(self, size: int) -> bytes:
+        """Read so many bytes."""
+        while len(self._unparsed) < size:
+            data = self.socket.recv(65536)
+            if not data:
+                raise ConnectionError(f"the connection ended after {self._unparsed!r}")
+            self._unparsed += data
+        found, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+        return found
+
+    def frame(self) -> tuple[int, bytes]:
+        """Read one frame of the server: its first byte (0x80, the reserved bits and the opcode) and its payload."""
+        first, size = self.exactly(2)
+        if size > 125:  # A server's frames are not masked, or this is too much.
+            assert size in (126, 127)
+            size = int.from_bytes(self.exactly(2 if size == 126 else 8), "big")
+        return first, self.exactly(size)
+
+    def closing(self) -> tuple[int, str]:
+        """The code and the reason of the server's close frame, which is what comes next."""
+        first, payload = self.frame()
+        assert first == 0x80 | CLOSE, (first, payload)
+        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+    def reset(self) -> None:
+        """End the connection by a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
     def rest(self) -> bytes:
         """Read until the server closes; a reset is an error."""
         parts = [self._unparsed]
@@ -151,6 +222,36 @@ def refuses_connections(host: str, port: int) -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(DEADLINE)
         return sock.connect_ex((host, port)) != 0
+
+
+# -- a real client of WebSockets ----------------------------------------------------------------------
+
+
+class WebSocket(ClientConnection):
+    """The client of websockets, which waits for no message longer than a test does."""
+
+    def recv(self, timeout: float | None = DEADLINE, decode: bool | None = None) -> Any:
+        return super().recv(timeout, decode)
+
+    def ask(self, message: str | bytes | Iterable[str] | Iterable[bytes]) -> Any:
+        """Send a message, and receive one."""
+        self.send(message)
+        return self.recv()
+
+    def closing(self) -> tuple[int, str]:
+        """The code and the reason that the server closes with, without another message."""
+        try:
+            message = self.recv()
+        except ConnectionClosed as closed:
+            assert closed.rcvd, "the connection ended without a close frame"
+            return closed.rcvd.code, closed.rcvd.reason
+        raise AssertionError(f"not closed, but a message: {message!r:.100}")
+
+
+def websocket(uri: str, **options: Any) -> ClientConnection:
+    """A WebSocket that is open, for a `with`, whose end closes it."""
+    defaults = {"create_connection": WebSocket, "proxy": None, "ping_interval": None, "max_size": None}
+    return connect(uri, **{**defaults, "open_timeout": DEADLINE, **options})  # type: ignore[arg-type]
 
 
 # -- many connections ---------------------------------------------------------------------------------

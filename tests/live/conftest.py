@@ -1,3 +1,4 @@
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -50,3 +51,31 @@ def server(shared_server: Server) -> Iterator[Server]:
     """One worker with default settings (but --keep-alive 30), the same for many tests."""
     yield shared_server
     shared_server.hang_up()
+
+
+@pytest.fixture(scope="session")
+def shared_websocket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("websockets")
+    with Server("websocket_apps:app", "--keep-alive", "30", folder=folder) as server:
+        yield server
+
+
+@pytest.fixture
+def websocket_server(shared_websocket_server: Server) -> Iterator[Server]:
+    """The same with the applications of `websocket_apps`."""
+    yield shared_websocket_server
+    shared_websocket_server.hang_up()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[str, str]:
+    """Files of a self-signed certificate for localhost and of its key."""
+    certfile, keyfile = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -subj /CN=localhost"
+    extension = "subjectAltName=DNS:localhost"
+    subprocess.run(
+        [*command.split(), "-addext", extension, "-keyout", keyfile, "-out", certfile],
+        check=True,
+        capture_output=True,
+    )
+    return certfile, keyfile

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .client import DEADLINE, Reply, Wire, refuses_connections, request
+from .client import DEADLINE, Reply, Wire, handshake, refuses_connections, request, websocket
 
 APPS = Path(__file__).parent
 WORKER = "uvicorn_worker.UvicornWorker"
@@ -258,6 +258,18 @@ class Server:
         finally:
             wire.close()
 
+    def websocket(self, path: str, **options: Any) -> Any:
+        """An open WebSocket of a real client, for a `with`."""
+        host, port = self.address
+        return websocket(f"ws://{host}:{port}{path}", **options)
+
+    def raw_websocket(self, path: str, *headers: str, data: bytes = b"", **options: Any) -> Wire:
+        """A new connection that has become a WebSocket; `data` was sent right behind the handshake."""
+        wire = self.connect(handshake(path, *headers) + data, **options)
+        head = wire.until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 "), head
+        return wire
+
     def hang_up(self) -> None:
         """Close every connection that `connect` opened."""
         while self._wires:
@@ -324,6 +336,17 @@ def processes_of_group(group: int) -> Iterator[int]:
             state, _, process_group = stat.rpartition(")")[2].split()[:3]
             if int(process_group) == group and state != "Z":
                 yield int(folder.name)
+
+
+def sockets(pid: int) -> int:
+    """How many sockets a process has open."""
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found += os.readlink(descriptor).startswith("socket:")
+        except OSError:  # closed meanwhile
+            continue
+    return found
 
 
 def memory(pid: int, field_name: str) -> int:

@@ -1,11 +1,13 @@
 """Each example, as its reader would start it."""
 
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .client import chunked, request
+from .client import chunked, handshake, request
 from .harness import Serve, Server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -50,3 +52,53 @@ def test_streamed_response(example: Callable[[str], Server]) -> None:
     assert reply.status == 200
     assert reply.headers["transfer-encoding"] == "chunked"
     assert reply.body
+
+
+def test_websocket_echo(example: Callable[[str], Server]) -> None:
+    with example("websocket_echo").websocket("/") as client:
+        for message in ("hello", b"hello", "", b""):
+            assert client.ask(message) == message
+
+
+def test_ticking_clock(example: Callable[[str], Server]) -> None:
+    server = example("ticking_clock")
+    with server.websocket("/") as client:
+        for _ in range(2):
+            assert re.fullmatch(r"\d\d:\d\d:\d\d", client.recv())
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert not server.log.lines(r"Traceback|\[(WARNING|ERROR)\]")
+
+
+def test_chat(example: Callable[[str], Server]) -> None:
+    server = example("chat")
+    page = server.ask("/")
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "new WebSocket(" in page.text
+    with server.websocket("/") as one:
+        assert one.recv() == "1 here"
+        with server.websocket("/") as other:
+            assert one.recv() == other.recv() == "2 here"
+            one.send("hello")
+            assert one.recv() == other.recv() == "hello"
+        assert one.recv() == "1 here"
+        assert one.ask("is anybody here?") == "is anybody here?"
+    assert not server.log.lines(r"Traceback|\[(WARNING|ERROR)\]")
+
+
+def test_line_protocol(serve: Serve) -> None:
+    folder = EXAMPLES / "line_protocol"
+    command = ("-m", "gunicorn", "-k", "app.Worker", "--chdir", str(folder))
+    server = serve("app:line_protocol", command=command, cwd=EXAMPLES.parent)
+    asked = request("/", "Connection: Upgrade", "Upgrade: lines")
+    wire = server.connect(asked + b"hello\nsplit ")
+    assert wire.until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
+    assert wire.until(b"\n") == b"HELLO\n"
+    wire.send(b"line\n")
+    assert wire.until(b"\n") == b"SPLIT LINE\n"
+    wire.send(b"x" * 5000)
+    assert wire.rest() == b""
+    assert server.connect(asked.replace(b"GET / ", b"GET /other ")).reply().status == 404
+    assert server.ask("/").body == b"Upgrade to lines, if you can.\n"
+    assert server.connect(handshake("/")).reply().status == 403
+    assert not server.log.lines(r"Traceback|\[(WARNING|ERROR)\]")

@@ -3,7 +3,6 @@
 import shutil
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,6 @@ from .client import DEADLINE, request
 from .harness import Serve, Server, run_to_its_end
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[str, str]:
-    """Files of a self-signed certificate for localhost and of its key."""
-    certfile, keyfile = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -subj /CN=localhost"
-    extension = "subjectAltName=DNS:localhost"
-    subprocess.run(
-        [*command.split(), "-addext", extension, "-keyout", keyfile, "-out", certfile],
-        check=True,
-        capture_output=True,
-    )
-    return certfile, keyfile
 
 
 @pytest.fixture

@@ -136,21 +136,14 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
 
     def switch(self, protocol: Upgraded) -> None:
         """The last exchange was answered with a switch: hand the connection over, with what has come for it."""
-        transport, kept = self._transport, self._unparsed
+        transport, kept, write_paused = self._transport, self._unparsed, self.write_paused
         assert transport is not None
-        service = self.service
-        service.connections.add(protocol)
-        transport.set_protocol(cast(asyncio.BaseProtocol, protocol))
-        protocol.connection_made(transport)
-        if self.write_paused:
-            protocol.pause_writing()
-        if kept is not None:
-            transport.pause_reading()
-            # Not in the context of the call that has answered.
-            service.loop.call_soon(_hand_over, transport, protocol, bytes(kept), context=service.context.copy())
-        elif self._reading_paused:
-            transport.resume_reading()
+        self.service.connections.add(protocol)
         self._leave()
+        transport.set_protocol(cast(asyncio.BaseProtocol, protocol))
+        transport.resume_reading()  # First, because the protocol may pause it.
+        # Not in the context of the call that has answered.
+        self.service.context.copy().run(_begin, protocol, transport, kept, write_paused)
 
     # Refusals.
 
@@ -284,7 +277,11 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         """The client sends no more; what it has asked for is answered, if it can be (TLS has no half-closing)."""
         last = self._queue[-1] if self._queue else self._exchange
         if self._phase is SWITCHING:
-            return False  # No other protocol begins with its end.
+            # No other protocol begins with its end.
+            if last is self._exchange or not self._queue:
+                return False
+            self._queue.pop()
+            last = self._queue[-1] if self._queue else self._exchange
         self._read_no_more()
         self._unfinished = False
         if self._incoming is not None:
@@ -375,12 +372,12 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         for exchange in (self._incoming, self._exchange):
             if exchange is not None:
                 exchange.client_gone()
-        self.write_paused = False
         self._leave()
         self.service.on_less()
 
     def _leave(self) -> None:
         """Let go of everything: the connection has gone, or speaks another protocol."""
+        self.write_paused = False
         self._wait(None)
         self._read_no_more()
         self._incoming = self._exchange = self._queue = self._unparsed = None
@@ -390,7 +387,16 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         self.service.connections.discard(self)
 
 
-def _hand_over(transport: asyncio.Transport, protocol: Upgraded, data: bytes) -> None:
-    if not transport.is_closing():
-        transport.resume_reading()
-        protocol.data_received(data)
+def _begin(
+    protocol: Upgraded, transport: asyncio.Transport, received: memoryview | None, write_paused: bool
+) -> None:
+    """Have ``protocol`` take over ``transport``, with what was ``received`` for it already."""
+    try:
+        protocol.connection_made(transport)
+        if write_paused:
+            protocol.pause_writing()
+        if received is not None:
+            protocol.data_received(bytes(received))
+    except BaseException:
+        transport.abort()
+        raise

@@ -68,6 +68,7 @@ class RequestReader(Wire):
         "_shown",
         "_slice",
         "_unfinished",
+        "_upgrade",
         "_url",
         "_watch",
         "keeps_alive",
@@ -101,6 +102,8 @@ class RequestReader(Wire):
         self._incoming: Exchange | None = None
         #: What a callback has raised; the parser's own error doesn't always tell.
         self._refusal: RequestRefused | None = None
+        #: A request to switch protocols, until the parser has stopped behind it.
+        self._upgrade: Exchange | None = None
 
     # What the protocol makes of it.
 
@@ -179,7 +182,10 @@ class RequestReader(Wire):
         self._headers = []
         if exchange.body is ABSENT:
             self._unfinished = False
-            if not exchange.keep_alive and self._phase is HEAD:
+            if not exchange.keep_alive:
+                if self._phase is SWITCHING:
+                    self._upgrade = exchange
+                    return
                 self._read_no_more()
         else:
             self._incoming = exchange
@@ -326,8 +332,10 @@ class RequestReader(Wire):
         """The parser wants to switch protocols, or was given what it can't read, or a callback has refused."""
         while isinstance(error, httptools.HttpParserUpgrade):
             data = data[error.args[0] :]
-            if self._phase is SWITCHING:
-                return self._keep(data)
+            if self._upgrade is not None:
+                upgrade, self._upgrade = self._upgrade, None
+                self._keep(data)
+                return self._accept(upgrade)
             self._ignore_upgrade()
             if not data:
                 return

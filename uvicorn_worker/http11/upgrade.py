@@ -93,8 +93,9 @@ class Upgrade(Exchange):
         #: Called when there will be no upgrade: the answer is another one, or the client has gone.
         self.on_failure: Callable[[], object] = _nothing
 
-    def call(self, app: Application) -> Coroutine[Any, Any, None]:
-        return self.handler(self)
+    async def call(self, app: Application) -> None:
+        if self.reply is WAITING:  # The client may have gone before this is run.
+            await self.handler(self)
 
     def switch(self, protocol: Upgraded, fields: ReplyFields = ()) -> None:
         """Answer with ``101 Switching Protocols`` and ``fields``, and hand the connection over to ``protocol``.

@@ -13,7 +13,7 @@ from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import WAITING, Exchange
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
-from uvicorn_worker.websocket.session import ASKED, NORMAL_CLOSURE, OPEN, Session
+from uvicorn_worker.websocket.session import NORMAL_CLOSURE, OPEN, Session
 
 if TYPE_CHECKING:
     _OverExchange = Exchange
@@ -23,11 +23,11 @@ else:
 
 
 _KEYS = frozenset(("status", "headers", "content", "more_content"))
-_WEBSOCKET_KEYS = frozenset(
-    ("accept", "subprotocol", "headers", "text", "bytes", "close", "reason", "status", "content", "more_content")
-)
-# What can be sent once the handshake was accepted.
+
+# What can be sent once the handshake was accepted; what can accept it; and what can reject it without a status.
 _OPEN_KEYS = frozenset(("text", "bytes", "close", "reason"))
+_ACCEPT_KEYS = _OPEN_KEYS | {"accept", "subprotocol", "headers"}
+_REJECT_KEYS = frozenset(("accept", "headers", "close", "reason"))
 
 
 class Named:
@@ -167,26 +167,29 @@ class WebSocketChannels(Named, _OverSession):
     def _send_unusual(self, message: Message) -> None:
         """Send whatever it is; raises having sent nothing."""
         self.check_open()
-        if not message.keys() <= _WEBSOCKET_KEYS:
-            keys = ", ".join(sorted(_WEBSOCKET_KEYS))
-            raise InvalidReply(f"a WebSocket has no {min(message.keys() - _WEBSOCKET_KEYS)!r}; its keys are {keys}")
         if "status" in message:
             return self._send_response(message)
         accept = message.get("accept")
-        kind, payload = _payload_of(message)
+        if accept is not None and not isinstance(accept, bool):
+            raise InvalidReply(f"accept must be true or false, not {accept!r:.100}")
+        payload = _payload_of(message)
         close = _close_of(message)
         if payload is None and close is None and accept is None:
             raise InvalidReply("the message has none of accept, text, bytes, close and status")
-        if accept is False and payload is not None:
-            raise InvalidReply("accept: False rejects the handshake, and nothing can be sent with that")
-        if self.state is ASKED and (accept or payload is not None):
-            self.accept(message.get("subprotocol"), message.get("headers", ()))
-        elif self.state is ASKED:
-            return self.reject(HTTPStatus.FORBIDDEN, message.get("headers", ()), b"")
-        elif not message.keys() <= _OPEN_KEYS:
-            self.check_asked("an answer to the handshake")
+        if self.state is OPEN:
+            if not message.keys() <= _OPEN_KEYS:
+                _check_keys(message, _ACCEPT_KEYS, "a WebSocket")
+                self.check_asked("an answer to the handshake")
+        elif accept or payload is not None:
+            _check_keys(message, _ACCEPT_KEYS, "a message that accepts")
+            if accept is False:
+                raise InvalidReply("accept: False rejects the handshake, and nothing can be sent with that")
+            self.accept(message.get("subprotocol"), message.get("headers") or ())
+        else:
+            _check_keys(message, _REJECT_KEYS, "a message that rejects")
+            return self.reject(HTTPStatus.FORBIDDEN, message.get("headers") or (), b"")
         if payload is not None:
-            self.wire.send(kind, payload)
+            self.wire.send(*payload)
         if close is not None:
             self.close(*close)
 
@@ -198,11 +201,15 @@ class WebSocketChannels(Named, _OverSession):
         self.reject(message["status"], message.get("headers", ()), content)
 
 
+def _check_keys(message: Message, known: frozenset[str], what: str) -> None:
+    if not message.keys() <= known:
+        raise InvalidReply(f"{what} has no {min(message.keys() - known)!r}; its keys are {', '.join(sorted(known))}")
+
+
 def _content_of(message: Message) -> bytes:
     """The content of a message that has none, or not as ``bytes``."""
     content = message.get("content", b"")
-    if not message.keys() <= _KEYS:
-        raise InvalidReply(f"a reply has no {min(message.keys() - _KEYS)!r}; its keys are {', '.join(sorted(_KEYS))}")
+    _check_keys(message, _KEYS, "a reply")
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
     raise InvalidReply(f"content must be bytes, not {content!r:.100}")
@@ -212,8 +219,8 @@ def _not_utf8(error: UnicodeEncodeError) -> InvalidReply:
     return InvalidReply(f"text must be Unicode that UTF-8 can carry: {error}")
 
 
-def _payload_of(message: Message) -> tuple[int, bytes | None]:
-    """Which kind of message is to be sent, and its payload, if one is."""
+def _payload_of(message: Message) -> tuple[int, bytes] | None:
+    """The kind and the payload of what is to be sent, if anything is."""
     text, data = message.get("text"), message.get("bytes")
     if text is not None and data is not None:
         raise InvalidReply("a message is either text or bytes, and not both")
@@ -224,9 +231,11 @@ def _payload_of(message: Message) -> tuple[int, bytes | None]:
             return TEXT, text.encode()
         except UnicodeEncodeError as error:
             raise _not_utf8(error) from None
-    if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
+    if data is None:
+        return None
+    if not isinstance(data, (bytes, bytearray, memoryview)):
         raise InvalidReply(f"bytes must be bytes, not {data!r:.100}")
-    return BINARY, None if data is None else bytes(data)
+    return BINARY, bytes(data)
 
 
 def _close_of(message: Message) -> tuple[int, str] | None:

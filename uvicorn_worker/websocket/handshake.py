@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHandshake, InvalidHeaderValue
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.exceptions import InvalidHandshake, InvalidHeaderValue, NegotiationError
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.headers import parse_subprotocol
 from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+from websockets.typing import ExtensionParameter
 
 from uvicorn_worker._types import ReplyFields, RequestFields
-from uvicorn_worker.config import DEFLATE_MEMORY_LEVEL, DEFLATE_WINDOW_BITS, Settings
+from uvicorn_worker.config import DEFLATE_MEMORY_LEVEL, DEFLATE_WINDOW_BITS, HANDSHAKE_BYTES, Settings
 from uvicorn_worker.errors import InvalidReply, RequestRefused
 from uvicorn_worker.http11 import wire
 
@@ -27,6 +30,9 @@ _OWN_FIELDS = frozenset(
     (b"connection", b"content-length", b"transfer-encoding", b"upgrade")
     + (b"sec-websocket-accept", b"sec-websocket-extensions", b"sec-websocket-protocol")
 )
+
+#: Fields of the request that the library judges, but for ``Upgrade`` and those of WebSocket.
+_FIELDS = frozenset((b"connection", b"origin"))
 
 # The library tells of each connection that opens and closes at the level INFO, which is nobody's wish here.
 _log = logging.getLogger("uvicorn_worker.websockets")
@@ -54,7 +60,11 @@ def negotiate(method: str, fields: RequestFields, settings: Settings) -> Handsha
         extensions=_extensions(settings),
         logger=_log,
     )
-    headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields])
+    relevant = [field for field in fields if field[0] in _FIELDS or field[0].startswith(b"sec-websocket-")]
+    if sum(len(value) for _, value in relevant) > HANDSHAKE_BYTES:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "Too much about the WebSocket in the handshake")
+    headers = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in relevant])
+    headers["Upgrade"] = "websocket"  # The client may have named others, too.
     try:
         # The path is of no interest to it.
         accept, extensions, _ = library.process_request(Request("/", headers))
@@ -69,13 +79,23 @@ def negotiate(method: str, fields: RequestFields, settings: Settings) -> Handsha
     return Handshake(library, answer, [name for names in offered for name in names])
 
 
+class _Deflate(ServerPerMessageDeflateFactory):
+    def process_request_params(
+        self, params: Sequence[ExtensionParameter], accepted_extensions: Sequence[Extension]
+    ) -> tuple[list[ExtensionParameter], PerMessageDeflate]:
+        # zlib can't compress in so small a window; the library knows that from version 17 on.
+        if ("server_max_window_bits", "8") in params:
+            raise NegotiationError("unsupported server_max_window_bits = 8")
+        return super().process_request_params(params, accepted_extensions)
+
+
 def _extensions(settings: Settings) -> list[ServerPerMessageDeflateFactory]:
     if not settings.ws_per_message_deflate:
         return []
     # RFC 7692 section 7.1 lets a server ask for all of these unasked. Without them each connection keeps two windows.
     no_takeover = not settings.ws_context_takeover
     return [
-        ServerPerMessageDeflateFactory(
+        _Deflate(
             server_no_context_takeover=no_takeover,
             client_no_context_takeover=no_takeover,
             server_max_window_bits=DEFLATE_WINDOW_BITS,

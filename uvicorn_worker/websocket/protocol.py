@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import cast
 
-from websockets.frames import CloseCode
+from websockets.frames import Close, CloseCode
 
 from uvicorn_worker._types import ReplyFields
 from uvicorn_worker.clock import Deadlines
@@ -134,7 +134,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
             self.write(payload)
 
     def _write_out(self) -> None:
-        """Write what the library was asked to send."""
+        """Write what the library was asked to send, which is not the end of the stream."""
         for data in self._library.data_to_send():
             self.write(data)
 
@@ -172,6 +172,19 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         if self._waiting is self.service.ws_pong_waits:
             self._wait_for_client(self._waiting)
         self._read_again()
+
+    def _weigh(self, size: int) -> None:
+        self._session.weigh(size)
+
+    def _rest(self) -> None:
+        if self._transport is None:
+            return
+        self._transport.pause_reading()
+        if self._phase is CLOSING:
+            self._read_soon()
+        else:
+            self._phase = HELD
+            self.service.loop.call_soon(self._read_again, context=self.service.context)
 
     def _answer(self, data: bytes) -> None:
         if self._phase is CLOSING:
@@ -228,21 +241,24 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         self._phase = CLOSING
         self._wait_for_client(self.service.ws_close_waits)
 
-    def _end(self) -> None:
-        self._over()
+    def _end(self, received: Close | None = None) -> None:
+        self._over(received)
         if self._transport is None or self._transport.is_closing():
             return
-        lingers = self.service.linger_waits
-        if lingers.seconds and self._transport.can_write_eof():
+        self._wait_for_end()
+        if self.service.linger_waits.seconds and self._transport.can_write_eof():
             # A socket that is closed with bytes unread sends a reset, which may overtake what it has sent.
             self._transport.write_eof()
             self._transport.resume_reading()
-            self._wait_for_client(lingers)
         else:
             self._transport.close()
-            self._wait_for_client(self.service.ws_close_waits)
 
-    def _over(self) -> None:
+    def _wait_for_end(self) -> None:
+        """Wait for the client to close, or to read what was sent last."""
+        lingers = self.service.linger_waits
+        self._wait_for_client(lingers if lingers.seconds else self.service.ws_close_waits)
+
+    def _over(self, received: Close | None = None) -> None:
         """Nothing that comes is looked at any more; tell the session how it ended."""
         if self._phase is OVER:
             return
@@ -251,16 +267,19 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         self._fragments = None
         self._library.receive_eof()
         end = self._library.close_exc
-        close = end.rcvd or end.sent
+        if end.__cause__ is not None:
+            # It refers to frames, and those to the library and to all that was decompressed.
+            end.__cause__.__traceback__ = None
+        close = received or end.rcvd or end.sent
         if close is None:
             self._session.over(ABNORMAL, "")
         else:
-            self._session.over(close.code, close.reason)
+            self._session.over(int(close.code), close.reason)
         self._let_writers_go()
 
     def eof_received(self) -> None:
         self._over()
-        self._wait_for_client(self.service.ws_close_waits)
+        self._wait_for_end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(None)
@@ -276,7 +295,12 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
 
     def drain(self) -> None:
         """Read no more, and close when the calls under way have ended, or soon."""
-        if self._stopping is None and self._phase not in (CLOSING, OVER):
+        if self._stopping is not None or self._phase is OVER:
+            return
+        if self._phase is CLOSING:
+            if self._waiting is self.service.ws_close_waits:
+                self._wait_for_end()
+        else:
             self.hold()
             self._session.watch()
             self._stopping = self.service.loop.call_later(RECEIVE_GRACE, self._stop)
@@ -285,8 +309,10 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
     def _stop(self) -> None:
         if self._phase is HELD:
             self._session.close(SERVICE_RESTART, "")
-            self._wait_for_client(self.service.linger_waits)
             self._session.over(SERVICE_RESTART, "")
+            if self._transport is not None and not self.service.linger_waits.seconds:
+                self._transport.close()
+            self._wait_for_end()
 
     def close_if_idle(self) -> None:
         """One that is idle is closed by :meth:`drain`."""

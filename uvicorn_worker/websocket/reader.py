@@ -33,11 +33,16 @@ class Phase(IntEnum):
     FRAME = 0  # a frame, and no fragment
     PART = 1  # more of a frame, or of a message in fragments
     CLOSING = 2  # of interest only for the client's part in closing
-    HELD = 3  # not for now
+    HELD = 3  # not for now, whatever it is that speaks against it
     OVER = 4  # not looked at any more
 
 
 FRAME, PART, CLOSING, HELD, OVER = Phase
+
+# Frames that are read in one turn of the loop, some 5 ms of work: messages are bounded by their calls, but pings, pongs
+# and empty fragments by nothing. So many bytes of a compressed message count as a frame.
+_WORK = 256
+_HEAVY = 16 * 1024
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -57,6 +62,7 @@ class MessageReader:
         "_position",
         "_receive",
         "_within_message",
+        "_work_left",
     )
 
     def __init__(self, library: ServerProtocol, largest: int) -> None:
@@ -71,6 +77,8 @@ class MessageReader:
         #: Bytes that the library still needs of the frame that it is within.
         self._left = 0
         self._within_message = False
+        #: Frames that may still be read in this turn of the loop.
+        self._work_left = 0
         #: What has come of a message in fragments, and what decodes it where it is text.
         self._fragments: io.StringIO | io.BytesIO | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -88,8 +96,19 @@ class MessageReader:
         """The library has something to send: a pong, a message, or its part in closing."""
         raise NotImplementedError
 
-    def _end(self) -> None:
-        """The connection is to be closed: both sides have said so, or the client has broken a rule."""
+    def _weigh(self, size: int) -> None:
+        """The message that was just received has ``size`` bytes, or characters, which are many."""
+        raise NotImplementedError
+
+    def _rest(self) -> None:
+        """There is more than should be read in one turn of the loop: call :meth:`_read` in another."""
+        raise NotImplementedError
+
+    def _end(self, received: Close | None = None) -> None:
+        """The connection is to be closed: both sides have said so, or the client has broken a rule.
+
+        ``received`` is what the client has said, where the library doesn't know.
+        """
         raise NotImplementedError
 
     # Bytes in.
@@ -121,7 +140,11 @@ class MessageReader:
         """Read frames until what has come is used up, or reading is held."""
         if self._phase is FRAME:
             self._phase = PART
+        self._work_left = _WORK
         while self._phase < HELD and self._position < len(self._data):
+            if self._work_left <= 0:
+                return self._rest()
+            self._work_left -= 1
             if self._left:
                 self._feed(self._position + self._left)
             elif not self._read_frame():
@@ -163,7 +186,7 @@ class MessageReader:
             without_code = close.code == CloseCode.NO_STATUS_RCVD
             self._library.send_close(None if without_code else close.code, close.reason)
             self._flush()
-        self._end()
+        self._end(close)
         return True
 
     def _read_common_frame(self, begin: int, end: int) -> bool:
@@ -191,6 +214,8 @@ class MessageReader:
             self._receive(None, payload)
         else:
             self._receive(text, None)
+        if end - begin >= _HEAVY:
+            self._weigh(end - begin)
         return True
 
     def _track(self, first_byte: int) -> None:
@@ -236,6 +261,7 @@ class MessageReader:
 
     def _add(self, data: bytes, is_last: bool) -> None:
         """Take a fragment of a message, or all of it. Text is decoded as it comes: its first bad byte ends it."""
+        self._work_left -= len(data) // _HEAVY
         piece: Any = data if self._decoder is None else self._decoder.decode(data, is_last)
         if self._fragments is None and not is_last:
             # Not a list: small fragments would cost many times their size.
@@ -252,3 +278,5 @@ class MessageReader:
             self._receive(None, message)
         else:
             self._receive(message, None)
+        if len(message) >= _HEAVY:
+            self._weigh(len(message))

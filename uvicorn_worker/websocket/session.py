@@ -7,6 +7,7 @@ that was accepted, CLOSING when the server has said so, and OVER when there is n
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from enum import IntEnum
 from functools import partial
@@ -81,7 +82,7 @@ class Wire(Protocol):
 class Session:
     """A conversation and the calls of the application that belong to it."""
 
-    __slots__ = ("_is_watched", "_name", "calls", "channels", "order", "path", "service", "state", "wire")
+    __slots__ = ("_is_watched", "_name", "calls", "channels", "order", "path", "service", "sizes", "state", "wire")
 
     _name: str
     channels: dict[str, Any]
@@ -95,6 +96,8 @@ class Session:
         self.order = 0
         #: The unfinished calls but that of the handshake, by the numbers of their events.
         self.calls: dict[int, asyncio.Task[None]] = {}
+        #: The sizes of large messages among them.
+        self.sizes: dict[int, int] = {}
         #: Whether the end of a call may be waited for.
         self._is_watched = False
 
@@ -154,7 +157,7 @@ class Session:
             self._call_raised(error)
         self.calls.pop(order, None)
         if self._is_watched:
-            self._call_ended()
+            self._call_ended(order)
 
     def _call_raised(self, error: BaseException) -> None:
         if isinstance(error, ClientDisconnected) and self.state > OPEN:
@@ -165,7 +168,8 @@ class Session:
         if self.state is OPEN:
             self.close(INTERNAL_ERROR, "")
 
-    def _call_ended(self) -> None:
+    def _call_ended(self, order: int) -> None:
+        self.sizes.pop(order, None)
         if self.state is not OVER:
             self.wire.call_ended()
         elif not self.calls:
@@ -177,10 +181,19 @@ class Session:
         """Tell the wire of calls that end, from now on."""
         self._is_watched = True
 
+    def weigh(self, size: int) -> None:
+        """The last message is a large one, of ``size`` bytes."""
+        if self.order in self.calls:
+            self.sizes[self.order] = size
+            self._is_watched = True
+            if self.is_full:
+                self.wire.hold()
+
     @property
     def is_full(self) -> bool:
-        """Whether as many calls are unfinished as may be."""
-        return len(self.calls) >= self.service.settings.ws_max_queue
+        """Whether as many calls are unfinished as may be, or for as large messages."""
+        settings = self.service.settings
+        return len(self.calls) >= settings.ws_max_queue or sum(self.sizes.values()) > (settings.ws_max_size or math.inf)
 
     def cancel(self) -> None:
         """Cancel the unfinished calls."""
@@ -191,15 +204,19 @@ class Session:
 
     def _forget_call(self, order: int, task: asyncio.Task[None]) -> None:
         if self.calls.pop(order, None) is not None:
-            self._call_ended()
+            self._call_ended(order)
 
     # Moves.
 
     def accept(self, subprotocol: str | None, fields: ReplyFields) -> None:
         """Accept the handshake. Raises :class:`InvalidReply`, and as :meth:`check_asked`."""
         self.check_asked("a second answer to the handshake")
-        self.wire.accept(subprotocol, fields)
-        self.state = OPEN
+        self.state = OPEN  # What the client has sent behind its handshake may be received at once.
+        try:
+            self.wire.accept(subprotocol, fields)
+        except Exception:
+            self.state = ASKED
+            raise
         self.service.running.add(self)
 
     def reject(self, status: int, fields: ReplyFields, content: bytes) -> None:
@@ -226,7 +243,8 @@ class Session:
         self.wire.close(code, reason)
 
     def over(self, code: int, reason: str) -> None:
-        """Nothing comes any more, and nothing gets there: with ``code`` and ``reason`` of whoever closed first."""
+        """Nothing comes any more, and nothing gets there: with ``code`` and ``reason`` as the client has said, or
+        else as was said to it."""
         if self.state is not OVER:
             self.state = OVER
             self._is_watched = True
