@@ -52,6 +52,24 @@ VALUES = [
     ("pipelined_requests", 100, 100),
     ("request_body_buffer", 1, 1),
     ("unread_body_limit", "0", 0),
+    ("ws_max_size", 0, 0),
+    ("ws_max_size", "1048576", 1048576),
+    ("ws_max_queue", 1, 1),
+    ("ws_max_queue", "64", 64),
+    ("ws_ping_interval", 5, 5.0),
+    ("ws_ping_interval", "2.5", 2.5),
+    ("ws_ping_interval", 0, 0.0),
+    ("ws_ping_interval", None, 0.0),
+    ("ws_ping_interval", "none", 0.0),
+    ("ws_ping_timeout", "30", 30.0),
+    ("ws_ping_timeout", None, 0.0),
+    ("ws_ping_timeout", "none", 0.0),
+    ("ws_close_timeout", "5", 5.0),
+    ("ws_close_timeout", 0, 0.0),
+    ("ws_per_message_deflate", False, False),
+    ("ws_per_message_deflate", "off", False),
+    ("ws_context_takeover", True, True),
+    ("ws_context_takeover", "yes", True),
 ]
 
 
@@ -107,6 +125,20 @@ BAD_VALUES = [
     ("request_body_buffer", 0, "1 or more"),
     ("request_body_buffer", "64K", "a whole number"),
     ("unread_body_limit", -1, "0 or more"),
+    ("ws_max_size", -1, "0 or more"),
+    ("ws_max_size", "16M", "a whole number"),
+    ("ws_max_size", None, "a whole number"),
+    ("ws_max_queue", 0, "1 or more"),
+    ("ws_max_queue", 1.5, "a whole number"),
+    ("ws_ping_interval", "soon", "a number of seconds"),
+    ("ws_ping_interval", -1, "0 or more"),
+    ("ws_ping_timeout", "nan", "0 or more"),
+    ("ws_ping_timeout", [], "a number of seconds"),
+    ("ws_close_timeout", None, "a number of seconds"),
+    ("ws_close_timeout", -5, "0 or more"),
+    ("ws_per_message_deflate", "maybe", "true or false"),
+    ("ws_per_message_deflate", None, "true or false"),
+    ("ws_context_takeover", 12, "true or false"),
 ]
 
 
@@ -133,6 +165,8 @@ def test_a_bad_value_of_the_environment_is_named_with_its_variable() -> None:
         ("header", "headers"),
         ("pipelined", "pipelined_requests"),
         ("date_headers", "date_header"),
+        ("ws_ping_intervall", "ws_ping_interval"),
+        ("WS_MAX_SIZE", "ws_max_size"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_known(name: str, nearest: str) -> None:
@@ -188,6 +222,12 @@ def test_the_numbers_that_are_promised() -> None:
     assert settings.pipelined_requests == 20
     assert settings.request_body_buffer == 64 * 1024
     assert settings.unread_body_limit == 64 * 1024
+    assert settings.ws_max_queue == 32
+    assert settings.ws_max_size == 16 * 1024 * 1024
+    assert settings.ws_ping_interval == settings.ws_ping_timeout == 20.0
+    assert settings.ws_close_timeout == 10.0
+    assert settings.ws_per_message_deflate is True
+    assert settings.ws_context_takeover is False
     assert settings.server_header == b"uvicorn-worker"
     assert settings.date_header is True
     assert settings.keepalive == 2
@@ -270,3 +310,14 @@ def test_gunicorns_root_path_gives_way_to_the_option() -> None:
 def test_a_bad_root_path_of_gunicorn_is_a_bad_option() -> None:
     with pytest.raises(InvalidOption, match="root_path"):
         settings_of(root_path="a")
+
+
+needs_websocket_settings = pytest.mark.skipif(
+    "websocket_max_message_size" not in Config().settings, reason="this Gunicorn has no websocket_max_message_size"
+)
+
+
+@needs_websocket_settings
+def test_gunicorns_bound_of_a_message_gives_way_to_the_option() -> None:
+    assert settings_of(websocket_max_message_size=5000).ws_max_size == 5000
+    assert settings_of({"ws_max_size": 100}, websocket_max_message_size=5000).ws_max_size == 100

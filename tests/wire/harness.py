@@ -10,7 +10,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 import uvloop
@@ -101,7 +101,8 @@ class Transport(asyncio.Transport):
             self._flush(len(self._buffer))
         elif len(self._buffer) > self.HIGH_WATER and not self._writing_paused:
             self._writing_paused = True
-            self._protocol_does("pause_writing")
+            # In a copy of the context, because the protocol may be writing within it.
+            self._context.copy().run(cast(asyncio.Protocol, self._protocol).pause_writing)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import uvicorn_worker
+from uvicorn_worker.config import COPY_BOUND
 
 from .conftest import Serve
 from .harness import HELLO, Client, get, ok, post, turn
+from .websocket_client import DEFLATE, TEXT, TalkBack, connect, frame, text
 
 PACKAGE = str(Path(uvicorn_worker.__file__).parent)
 
@@ -22,6 +24,9 @@ MOST_CALLS = 17
 
 #: The same with a small body that is received.
 MOST_CALLS_WITH_BODY = 56
+
+#: The same for a WebSocket message of 64 bytes that is sent back.
+MOST_CALLS_FOR_MESSAGE = 6
 
 
 class Calls(Counter[str]):
@@ -73,6 +78,38 @@ async def test_a_small_body_costs_few_calls_more(serve: Serve) -> None:
 
     calls = await calls_of(serve(app).connect(), post("/", b"hello"), ok("hello"))
     assert calls.total() <= MOST_CALLS_WITH_BODY, calls
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="other interpreters call differently")
+@pytest.mark.parametrize("offer", [(), (DEFLATE,)])
+async def test_a_message_of_a_websocket_costs_few_calls_and_one_write(serve: Serve, offer: tuple[str, ...]) -> None:
+    socket = await connect(serve(TalkBack()), "/", *offer)
+    content = "a" * 64
+    calls = await calls_of(socket.client, text(content), frame(TEXT, content.encode(), mask=b""))
+    assert calls.total() <= MOST_CALLS_FOR_MESSAGE, calls
+
+
+@pytest.mark.parametrize("size", [126, COPY_BOUND])
+async def test_a_message_that_is_worth_copying_is_one_write(serve: Serve, size: int) -> None:
+    socket = await connect(serve(TalkBack()))
+    socket.client.take_writes()
+    await socket.ask(frame(TEXT, b"a" * size))
+    assert socket.client.take_writes() == [frame(TEXT, b"a" * size, mask=b"")]
+
+
+async def test_a_longer_message_is_not_copied_behind_its_head(serve: Serve) -> None:
+    socket = await connect(serve(TalkBack()))
+    socket.client.take_writes()
+    await socket.ask(frame(TEXT, b"a" * (COPY_BOUND + 1)))
+    assert list(map(len, socket.client.take_writes())) == [4, COPY_BOUND + 1]
+
+
+async def test_messages_in_one_read_cost_one_write_each(serve: Serve) -> None:
+    socket = await connect(serve(TalkBack()))
+    socket.client.take_writes()
+    socket.send(b"".join(text(str(number)) for number in range(10)))
+    await turn()
+    assert socket.client.take_writes() == [frame(TEXT, b"%d" % number, mask=b"") for number in range(10)]
 
 
 async def test_a_tick_looks_at_no_connection_that_is_not_due(serve: Serve) -> None:
