@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from uvicorn_worker.server import ObservedChannelsExchange
+from uvicorn_worker.server import ObservedChannelsExchange, ObservedUpgrade
 
 from .conftest import Serve
 from .harness import Echo, Script, Worker, asyncio_only, get, hello, post, turn
 from .test_replies import REFUSED, STREAMED, WHOLE
+from .websocket_client import Talk, handshake
 
 
 class Access:
@@ -167,3 +168,23 @@ async def test_what_can_not_be_sent_is_the_same_error(
     assert named in str(app.error)
     assert [response.status_code for response, _, _, _ in access.records] == [500]
     worker.log.take()
+
+
+@asyncio_only
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [({"accept": True}, 101), ({"accept": False}, 403), ({"status": 401, "content": b"who?"}, 401)],
+    ids=["accepted", "rejected", "answered by a response"],
+)
+async def test_a_handshake_is_recorded_once_with_its_status(serve: Serve, answer: dict[str, Any], status: int) -> None:
+    worker = serve(Talk(answer))
+    worker.service.upgrade_class = ObservedUpgrade
+    access = observe(worker)
+    client = worker.connect()
+    await client.ask(handshake("/path"))
+    assert client.received.startswith(b"HTTP/1.1 %d " % status)
+    client.end()
+    await turn()
+    [(response, _, environ, _)] = access.records
+    assert response.status_code == status
+    assert environ["PATH_INFO"] == "/path"

@@ -295,3 +295,28 @@ async def test_a_client_that_reads_again_lets_nothing_be_read_past_the_bound_of_
     assert not client.transport.reading
     await app.let_all_go()
     assert app.calls == ["connect", "1", "2"]
+
+
+async def test_the_socket_is_not_read_past_the_bound_of_unfinished_bytes(serve: Serve) -> None:
+    app = Hold()
+    socket = await connect(serve(app, ws_max_size=100_000))
+    large = bytes(60_000)
+    socket.send(binary(large), binary(b"small"), binary(large), binary(b"last"))
+    await turn()
+    assert app.calls == ["connect", large, b"small", large]
+    assert not socket.client.transport.reading
+    await app.let_go()
+    assert app.calls[4:] == [b"last"]
+    assert socket.client.transport.reading
+    await app.let_all_go()
+
+
+async def test_a_message_in_fragments_counts_among_unfinished_bytes(serve: Serve) -> None:
+    app = Hold()
+    socket = await connect(serve(app, ws_max_size=100_000))
+    large = bytes(60_000)
+    socket.send(fragments(0x82, large[:30_000], large[30_000:]) * 2 + binary(b"last"))
+    await turn()
+    assert app.calls == ["connect", large, large]
+    await app.let_all_go()
+    assert app.calls == ["connect", large, large, b"last"]

@@ -11,9 +11,10 @@ import pytest
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
 
 from .conftest import Serve
-from .harness import turn
+from .harness import asyncio_only, turn
 from .websocket_client import (
     BINARY,
+    CLOSE,
     PING,
     PONG,
     SWITCH,
@@ -21,8 +22,10 @@ from .websocket_client import (
     Sends,
     Talk,
     TalkBack,
+    WebSocket,
     binary,
     close,
+    close_payload,
     connect,
     fragments,
     frame,
@@ -277,3 +280,26 @@ async def test_anything_may_be_sent_from_another_task(serve: Serve) -> None:
     await sockets[0].ask(close())
     with pytest.raises(ClientDisconnected):
         await replies[0].send({"text": "too late"})
+
+
+@asyncio_only
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 and later")
+async def test_calls_may_begin_eagerly(serve: Serve) -> None:
+    """The handshake is then answered, and messages are sent back, within the callbacks of parser and transport."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        worker = serve(TalkBack(), ws_max_queue=1)
+        client = worker.connect()
+        answer = await client.ask(handshake() + text("0"))
+        assert answer == SWITCH + b"\x81\x010"
+        socket = WebSocket(client, answer)
+        assert await socket.ask(text("1") + text("2") + fragments(TEXT, b"3", b"4") + close()) == [
+            (TEXT, b"1"),
+            (TEXT, b"2"),
+            (TEXT, b"34"),
+            (CLOSE, close_payload(1000)),
+        ]
+        assert not worker.service.running
+    finally:
+        loop.set_task_factory(None)
