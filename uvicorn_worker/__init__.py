@@ -10,7 +10,7 @@ from uvicorn_worker.http11.upgrade import Upgrade, UpgradedProtocol
 from uvicorn_worker.run import run
 
 if TYPE_CHECKING:
-    from uvicorn_worker.worker import UvicornWorker
+    from uvicorn_worker.worker import UvicornH11Worker, UvicornWorker
 
 __all__ = [
     "ClientDisconnected",
@@ -18,6 +18,7 @@ __all__ = [
     "InvalidReply",
     "Upgrade",
     "UpgradedProtocol",
+    "UvicornH11Worker",
     "UvicornWorker",
     "__version__",
     "run",
@@ -26,8 +27,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Where no master is needed, as by run(), Gunicorn need not be imported.
-    if name == "UvicornWorker":
-        from uvicorn_worker.worker import UvicornWorker
+    if name in ("UvicornH11Worker", "UvicornWorker"):
+        from uvicorn_worker import worker
 
-        return UvicornWorker
+        return getattr(worker, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

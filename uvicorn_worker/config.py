@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from uvicorn_worker import migration
 from uvicorn_worker.errors import InvalidOption
 
 ENVIRONMENT_PREFIX = "UVICORN_WORKER_"
@@ -40,6 +41,9 @@ COPY_BOUND = 16 * 1024
 
 #: Bytes of the fields of a WebSocket handshake that are lists, which take long to parse.
 HANDSHAKE_BYTES = 4096
+
+#: Bytes of a file that are read at once.
+FILE_PIECE = 256 * 1024
 
 #: Bytes from which a WebSocket message is compressed, where each is compressed by itself: a shorter one gains little.
 DEFLATE_FROM = 1024
@@ -113,6 +117,19 @@ class Settings:
     head_limit: int = 64 * 1024
     #: Connections at a time (Gunicorn ``worker_connections``); 0 means what the file descriptors allow.
     worker_connections: int = 0
+    #: Whether there is an access log, if Gunicorn is to write one.
+    access_log: bool = True
+    #: Whether WebSockets are served.
+    ws: bool = True
+    #: ``'auto'``, ``'channels'`` or ``'asgi3'``.
+    interface: str = "auto"
+    #: Whether ASGI's lifespan is ``'on'``, ``'off'``, or tried: ``'auto'`` (Gunicorn ``asgi_lifespan``).
+    lifespan: str = "auto"
+    #: How long the application may take to start.
+    lifespan_timeout: float = 300.0
+    #: How long a call may go on when its client has gone; ``None`` means as long as it likes (Gunicorn
+    #: ``asgi_disconnect_grace_period``).
+    disconnect_grace: float | None = None
     #: ``'uvloop'`` or ``'asyncio'`` (Gunicorn ``asgi_loop``).
     loop: str = "uvloop"
 
@@ -132,6 +149,8 @@ class Settings:
             "timeout": cfg.timeout,
             "graceful_timeout": cfg.graceful_timeout,
             "root_path": _checked(_root_path, getattr(cfg, "root_path", ""), "root_path"),
+            "lifespan": getattr(cfg, "asgi_lifespan", "auto"),
+            "disconnect_grace": _set_value(cfg, "asgi_disconnect_grace_period"),
             "loop": "asyncio" if getattr(cfg, "asgi_loop", "auto") == "asyncio" else "uvloop",
             "ws_max_size": getattr(cfg, "websocket_max_message_size", cls.ws_max_size),
             "worker_connections": cfg.worker_connections if _is_set(cfg, "worker_connections") else 0,
@@ -143,6 +162,11 @@ def _is_set(cfg: Any, name: str) -> bool:
     """Whether a Gunicorn setting is away from Gunicorn's default."""
     setting = cfg.settings[name]
     return bool(setting.get() != setting.default)
+
+
+def _set_value(cfg: Any, name: str) -> Any:
+    """The value of a Gunicorn setting, if it is away from its default, and exists."""
+    return getattr(cfg, name) if name in cfg.settings and _is_set(cfg, name) else None
 
 
 def _head_limits(cfg: Any) -> dict[str, int]:
@@ -165,21 +189,34 @@ def _head_limits(cfg: Any) -> dict[str, int]:
 
 
 def read_options(
-    given: Mapping[str, Any], environment: Mapping[str, str], *, source: str = "CONFIG_KWARGS"
+    given: Mapping[str, Any],
+    environment: Mapping[str, str],
+    *,
+    source: str = "CONFIG_KWARGS",
+    notice: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """The options ``given`` by ``source`` and by the environment, checked and converted.
 
-    Raises :class:`InvalidOption` for a name that is none and for a value that can't be used.
+    ``notice`` is called with a line for each parameter of uvicorn's that is accepted and means nothing. Raises
+    :class:`InvalidOption` for a name that is none and for a value that can't be used.
     """
     options = {}
     if not isinstance(given, Mapping):
         raise InvalidOption(f"{source} must be a dictionary of options, not {given!r}")
     for name, value in given.items():
-        options[name] = _convert(name, value, f"{source}[{name!r}]")
+        where = f"{source}[{name!r}]"
+        if name in migration.FOREIGN:
+            foreign = migration.judge(name, value)
+            if foreign is not None and foreign.refused:
+                raise InvalidOption(f"{where} = {value!r} is no option here: {foreign.advice}")
+            if foreign is not None and notice is not None:
+                notice(f"{where} = {value!r} means nothing here: {foreign.advice}")
+        else:
+            options[_FIELDS.get(name, name)] = _convert(name, value, where)
     for variable, text in environment.items():
         if variable.startswith(ENVIRONMENT_PREFIX) and not _KUBERNETES_VARIABLE.fullmatch(variable):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-            options[name] = _convert(name, text, variable)
+            options[_FIELDS.get(name, name)] = _convert(name, text, variable)
     return options
 
 
@@ -235,6 +272,26 @@ def _at_least(minimum: int) -> Callable[[Any], int]:
         return number
 
     return convert
+
+
+def _one_of(*words: str) -> Callable[[Any], str]:
+    def convert(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return str(value)
+
+    return convert
+
+
+def _loop(value: Any) -> str:
+    return "asyncio" if _one_of("auto", "uvloop", "asyncio")(value) == "asyncio" else "uvloop"
+
+
+def _ws(value: Any) -> bool:
+    """uvicorn's names of implementations, all of which are the websockets library here, or ``'none'``."""
+    if not isinstance(value, str):
+        return True  # A class of an implementation.
+    return _one_of("auto", "websockets", "websockets-sansio", "wsproto", "none")(value) != "none"
 
 
 def _root_path(value: Any) -> str:
@@ -293,6 +350,13 @@ def _latin1(value: Any) -> bytes:
 OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "root_path": _root_path,
     "headers": _headers,
+    "access_log": _boolean,
+    "timeout_keep_alive": _seconds,
+    "loop": _loop,
+    "ws": _ws,
+    "interface": _one_of("auto", "channels", "asgi3"),
+    "lifespan": _one_of("auto", "on", "off"),
+    "lifespan_timeout": _seconds,
     "server_header": _server_header,
     "date_header": _boolean,
     "head_timeout": _seconds,
@@ -309,4 +373,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "ws_context_takeover": _boolean,
 }
 
-assert set(OPTIONS) <= {field.name for field in fields(Settings)}
+#: Options by uvicorn's names whose fields of Settings have Gunicorn's.
+_FIELDS: Mapping[str, str] = {"timeout_keep_alive": "keepalive"}
+
+assert {_FIELDS.get(name, name) for name in OPTIONS} <= {field.name for field in fields(Settings)}

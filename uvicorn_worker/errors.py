@@ -15,6 +15,10 @@ class InvalidApplication(UvicornWorkerError, TypeError):
     """The loaded object is not an application that this worker can call."""
 
 
+class StartupFailed(UvicornWorkerError):
+    """The application could not start, and says why."""
+
+
 class RequestRefused(UvicornWorkerError):
     """A request that is answered by the server itself, with a short reason, and not by the application."""
 

@@ -34,11 +34,11 @@ class ObservedExchange(Exchange):
         self._sent = len(sent)
         return head, sent
 
-    def write(self, content: bytes, *, finish: bool = False) -> None:
+    def write(self, content: bytes, *, finish: bool = False, trailers: bytes = b"") -> None:
         before = self._sent
         self._sent += len(content)
         try:
-            super().write(content, finish=finish)
+            super().write(content, finish=finish, trailers=trailers)
         except Exception:
             self._sent = before
             raise

@@ -17,7 +17,8 @@ from typing import Any
 import uvloop
 
 from uvicorn_worker.config import Settings, read_options
-from uvicorn_worker.server import Server, exchange_class_for
+from uvicorn_worker.interfaces.detect import detect_interface
+from uvicorn_worker.server import Server
 
 #: Is given what stops a server, as soon as there is one.
 Ready = Callable[[Callable[[], object]], None]
@@ -32,12 +33,13 @@ def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) 
     loop runs already, as in a notebook, the server gets a thread of its own. Called in another thread than the main
     one, where no signals arrive, it serves until the process ends.
 
-    Raises :class:`InvalidApplication`, :class:`InvalidOption`, and ``OSError`` where the port can't be had.
+    Raises :class:`InvalidApplication`, :class:`InvalidOption`, :class:`StartupFailed`, and ``OSError`` where the port
+    can't be had.
     """
     if isinstance(app, str):
         app = pkgutil.resolve_name(app)
-    exchange_class_for(app)  # raises before anything is listened on
     settings = Settings(**read_options(options, os.environ, source="run"))
+    detect_interface(app, settings.interface)  # raises before anything is listened on
     if not _log.hasHandlers():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] %(message)s")
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:

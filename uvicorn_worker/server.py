@@ -14,12 +14,15 @@ from typing import Any
 from uvicorn_worker._types import AccessLog, Address, Application, Log
 from uvicorn_worker.clock import TICK, Clock
 from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, TOKEN, Settings
-from uvicorn_worker.errors import InvalidApplication, InvalidOption
+from uvicorn_worker.errors import InvalidOption
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.protocol import HTTP11Protocol
 from uvicorn_worker.http11.upgrade import Upgrade, UpgradeHandler
+from uvicorn_worker.interfaces.asgi import HTTPASGI
+from uvicorn_worker.interfaces.asgi_websocket import WebSocketASGI
 from uvicorn_worker.interfaces.channels import HTTPChannels, WebSocketChannels
 from uvicorn_worker.interfaces.detect import Interface, detect_interface, is_coroutine_function
+from uvicorn_worker.interfaces.lifespan import Lifespan
 from uvicorn_worker.observe import ObservedExchange
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.protocol import websocket
@@ -49,7 +52,25 @@ class ObservedChannelsExchange(HTTPChannels, ObservedExchange):
 class ChannelsSession(WebSocketChannels, Session):
     """A WebSocket conversation of a message/channels application."""
 
-    __slots__ = ()
+    __slots__ = WebSocketChannels.SLOTS
+
+
+class ASGIExchange(HTTPASGI, Exchange):
+    """An exchange of an ASGI 3 application."""
+
+    __slots__ = HTTPASGI.SLOTS
+
+
+class ObservedASGIExchange(HTTPASGI, ObservedExchange):
+    """The same, with an access log."""
+
+    __slots__ = HTTPASGI.SLOTS
+
+
+class ASGISession(WebSocketASGI, Session):
+    """A WebSocket conversation of an ASGI 3 application."""
+
+    __slots__ = WebSocketASGI.SLOTS
 
 
 class ObservedUpgrade(Upgrade, ObservedExchange):
@@ -70,14 +91,11 @@ def read_upgrades(upgrades: Mapping[str, UpgradeHandler]) -> dict[bytes, Upgrade
     return handlers
 
 
-def exchange_class_for(app: Any, *, observed: bool = False) -> type[Exchange]:
-    """The class of exchange that calls ``app``; raises :class:`InvalidApplication`."""
-    if detect_interface(app) is Interface.ASGI3:
-        raise InvalidApplication(
-            "this version serves `async def app(message, channels)` only: ASGI 3, which the application takes the"
-            " arguments of, is not served yet"
-        )
-    return ObservedChannelsExchange if observed else ChannelsExchange
+#: What an application of each interface is called by: for a request, for one that is observed, and for a WebSocket.
+_CLASSES: Mapping[Interface, tuple[type[Exchange], type[Exchange], type[Session]]] = {
+    Interface.CHANNELS: (ChannelsExchange, ObservedChannelsExchange, ChannelsSession),
+    Interface.ASGI3: (ASGIExchange, ObservedASGIExchange, ASGISession),
+}
 
 
 class Server:
@@ -101,14 +119,21 @@ class Server:
         self._log = log
         self._tls = tls
         self._heartbeat = heartbeat
-        self._exchange_class = exchange_class_for(app, observed=access_log is not None)
+        interface = detect_interface(app, settings.interface)
+        exchange_class, observed_class, session_class = _CLASSES[interface]
+        self._exchange_class = exchange_class if access_log is None else observed_class
         self._loop = asyncio.get_running_loop()
+        self._lifespan: Lifespan | None = None
+        if interface is Interface.ASGI3 and settings.lifespan != "off":
+            self._lifespan = Lifespan(app, log, required=settings.lifespan == "on")
         self._service = Service(app, settings, log, self._loop, Clock(time.monotonic(), time.time()))
         self._service.scheme = "https" if tls else "http"
         self._service.access_log = access_log
         self._service.upgrade_class = ObservedUpgrade if access_log is not None else Upgrade
-        self._service.session_class = ChannelsSession
+        self._service.session_class = session_class
         self._service.upgrades = read_upgrades(upgrades)
+        if not settings.ws:
+            self._service.upgrades.pop(b"websocket", None)
         self._service.on_less = self._less
         self._service.on_quota = self._quota_reached
         self._service.requests_left = max_requests or None
@@ -136,7 +161,11 @@ class Server:
         self.stop()
 
     async def serve(self) -> None:
-        """Serve until :meth:`stop`, then let what is under way finish within ``graceful_timeout``."""
+        """Have the application start, serve until :meth:`stop`, let what is under way finish within
+        ``graceful_timeout``, and have the application end. Raises :class:`StartupFailed`.
+        """
+        if not await self._start_application():
+            return
         self._tick()
         self._accept_again()
         try:
@@ -146,6 +175,18 @@ class Server:
             if self._ticking is not None:
                 self._ticking.cancel()
                 self._ticking = None
+
+    async def _start_application(self) -> bool:
+        """Whether there is something to serve then: a signal to stop may have come meanwhile."""
+        if self._lifespan is not None:
+            starting = self._loop.create_task(self._lifespan.start(self._settings.lifespan_timeout or None))
+            await asyncio.wait((starting, self._stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                return False
+            starting.result()
+            self._service.state = self._lifespan.state
+        return True
 
     def _tick(self) -> None:
         self._ticking = self._loop.call_later(TICK, self._tick)
@@ -281,6 +322,8 @@ class Server:
         for connection in list(service.connections):
             connection.abort()
         await self._wait_for_quiet(end - reserve * 3 / 8)
+        if self._lifespan is not None:
+            await self._lifespan.stop(max(0.1, end - reserve * 3 / 8 - self._loop.time()))
         # Not cancelled when its time is up: that would wait for the threads, and the loop would not turn.
         executor_is_down = self._loop.create_task(self._loop.shutdown_default_executor())
         await asyncio.wait((executor_is_down,), timeout=max(0.0, end - reserve / 4 - self._loop.time()))

@@ -26,6 +26,7 @@ class Service:
         "create_task",
         "draining",
         "head_waits",
+        "held",
         "idle_waits",
         "linger_waits",
         "log",
@@ -40,6 +41,7 @@ class Service:
         "slice_without_limits",
         "session_class",
         "stall_waits",
+        "state",
         "upgrade_class",
         "upgrades",
         "ws_close_waits",
@@ -83,6 +85,10 @@ class Service:
         #: What is made of such a request, and of a WebSocket conversation: a subclass of each for the interface.
         self.upgrade_class: Callable[..., Any]
         self.session_class: Callable[..., Any]
+        #: What the application has made when it started (ASGI ``lifespan``): each request gets a copy.
+        self.state: dict[str, Any] = {}
+        #: Exchanges that hold the start of a response back to the end of the loop's turn.
+        self.held: list[Any] = []
         #: Requests until ``on_quota`` is called (Gunicorn ``max_requests``).
         self.requests_left: int | None = None
         self.on_quota: Callable[[], None] = _nothing
@@ -93,6 +99,12 @@ class Service:
         """Move the clock on, as :meth:`Clock.tick`, and what depends on it."""
         self.clock.tick(now, wall)
         self.prefixes.refresh(self.clock.date)
+
+    def let_go(self) -> None:
+        """The turn of the loop is over, for all that held something back in it."""
+        held, self.held = self.held, []
+        for exchange in held:
+            exchange.let_go()
 
     def count_request(self) -> None:
         """Count one more of the requests that the worker may serve."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import ssl
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
@@ -20,9 +21,10 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
 from uvicorn_worker.config import Settings, read_options
-from uvicorn_worker.errors import InvalidApplication, InvalidOption, WorkerExit
+from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.http11.upgrade import UpgradeHandler
-from uvicorn_worker.server import UPGRADES, Server, exchange_class_for, read_upgrades
+from uvicorn_worker.interfaces.detect import detect_interface
+from uvicorn_worker.server import UPGRADES, Server, read_upgrades
 
 
 class UvicornWorker(Worker):
@@ -45,14 +47,14 @@ class UvicornWorker(Worker):
     def check_config(cls, cfg: Any, log: Any) -> None:
         """Called by the master before any fork; a RuntimeError stops it with one line."""
         try:
-            cls._settings_of(cfg)
+            cls._settings_of(cfg, notice=log.warning)
             read_upgrades(cls.UPGRADES)
         except InvalidOption as error:
             raise RuntimeError(str(error)) from None
 
     @classmethod
-    def _settings_of(cls, cfg: Any) -> Settings:
-        return Settings.from_gunicorn(cfg, read_options(cls.CONFIG_KWARGS, os.environ | cfg.env))
+    def _settings_of(cls, cfg: Any, notice: Callable[[str], object] | None = None) -> Settings:
+        return Settings.from_gunicorn(cfg, read_options(cls.CONFIG_KWARGS, os.environ | cfg.env, notice=notice))
 
     # Booting.
 
@@ -63,6 +65,7 @@ class UvicornWorker(Worker):
             read_upgrades(self.UPGRADES)
         except InvalidOption as error:  # The master asks check_config when it starts, but not when it reloads.
             self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
+        self._lend_handlers()
         self._server: Server | None = None
         self._is_leaving = False
         self.loop: asyncio.AbstractEventLoop
@@ -70,11 +73,22 @@ class UvicornWorker(Worker):
         asyncio.set_event_loop(self.loop)
         super().init_process()
 
+    def _lend_handlers(self) -> None:
+        """Have uvicorn's loggers, which applications write to, write where Gunicorn's do."""
+        lenders = {"uvicorn": "error_log", "uvicorn.error": "error_log", "uvicorn.access": "access_log"}
+        for name, lender_name in lenders.items():
+            lender = getattr(self.log, lender_name, None)  # Another class of logger may have none.
+            if isinstance(lender, logging.Logger):
+                logger = logging.getLogger(name)
+                logger.handlers = lender.handlers
+                logger.setLevel(lender.level)
+                logger.propagate = False
+
     def load_wsgi(self) -> None:
         """Load the application; a failure stops the master with one line and a status of 3, or 4 for an import."""
         try:
             super().load_wsgi()
-            exchange_class_for(self.wsgi)
+            detect_interface(self.wsgi, self._settings.interface)
         except ImportError as error:
             hint = ""
             if self._is_application_module(error.name):
@@ -109,6 +123,8 @@ class UvicornWorker(Worker):
         tls = self._tls_context() if self.cfg.is_ssl else None
         try:
             self.loop.run_until_complete(self._serve(tls))
+        except StartupFailed as error:
+            self._fail_boot(f"The application did not start: {error}", Arbiter.WORKER_BOOT_ERROR)
         except WorkerExit:
             self._is_leaving = True
             if self._server is not None:
@@ -147,7 +163,7 @@ class UvicornWorker(Worker):
         cfg = self.cfg
         to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
         configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json or to_syslog
-        return bool(configured or type(self.log).access is not Logger.access)
+        return self._settings.access_log and bool(configured or type(self.log).access is not Logger.access)
 
     def _heartbeat(self) -> None:
         """Once a second, draining included."""
@@ -210,3 +226,12 @@ class UvicornWorker(Worker):
         self.log.critical("Worker (pid:%s) was aborted while it ran:\n%s", self.pid, stack)
         self.cfg.worker_abort(self)
         self._leave(1)
+
+
+class UvicornH11Worker(UvicornWorker):
+    """The same worker by another name, for configurations that have it."""
+
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        log.warning("UvicornH11Worker is UvicornWorker by another name: HTTP/1.1 is parsed by httptools")
+        super().check_config(cfg, log)

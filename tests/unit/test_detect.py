@@ -201,7 +201,6 @@ REFUSED = {
     "a partial of a function that is not": (functools.partial(synchronous), "unit.test_detect:synchronous"),
     "a lambda": (lambda message, channels: None, "<lambda> is not a coroutine function"),
     "a class of applications": (Instance, "unit.test_detect:Instance is a class, and not an instance"),
-    "a class of applications of ASGI 2": (ASGI2, "unit.test_detect:ASGI2 is a class"),
     "a builtin": (print, "print is not a coroutine function"),
     "no callable": (NotCallable(), "<a database> can't be called"),
     "nothing": (None, "None can't be called"),
@@ -220,3 +219,12 @@ def test_what_is_neither_is_refused_in_one_line_that_names_it_and_both_signature
     assert "async def app(scope, receive, send)" in text
     assert "\n" not in text
     assert len(text) < 250
+
+
+def asgi2_function(scope: Any) -> Any: ...
+
+
+@pytest.mark.parametrize("app", [ASGI2, asgi2_function], ids=["a class", "a function"])
+def test_asgi_2_is_refused_with_the_adapter_to_use(app: Any) -> None:
+    with pytest.raises(InvalidApplication, match="guarantee_single_callable"):
+        detect_interface(app)

@@ -16,14 +16,15 @@ ROOT = Path(uvicorn_worker.__file__).parent
 
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
-    0: {"errors", "_types", "memo", "_version"},
+    0: {"errors", "_types", "memo", "migration", "_version"},
     1: {"config", "clock"},
     2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames"},
     3: {"service", "websocket.handshake", "websocket.reader"},
     4: {"http11.body", "flow"},
     5: {"http11.exchange"},
-    6: {"http11.reader", "http11.upgrade", "websocket.session"},
-    7: {"http11.protocol", "websocket.protocol", "interfaces.channels", "observe"},
+    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "websocket.session"},
+    7: {"http11.protocol", "websocket.protocol", "observe"}
+    | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
     8: {"server"},
     9: {"worker", "run", "__init__", "__main__"},
 }
@@ -47,7 +48,7 @@ ONLY_IN = {
     "uvloop": {"worker", "run"},
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
-    "ssl": {"worker", "server"},
+    "ssl": {"worker", "server", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
 }
 
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -281,7 +281,8 @@ def test_chunks() -> None:
     assert framing.chunked(b"hello") == b"5\r\nhello\r\n"
     assert framing.chunked(bytes(255)) == b"ff\r\n" + bytes(255) + b"\r\n"
     assert framing.chunked(b"") == b""
-    assert framing.LAST_CHUNK == b"0\r\n\r\n"
+    assert framing.last_chunk(b"") == b"0\r\n\r\n"
+    assert framing.last_chunk(b"a: b\r\n") == b"0\r\na: b\r\n\r\n"
 
 
 def test_plain_and_no_content() -> None:

@@ -8,6 +8,7 @@ FINISHED. It is GONE when there is nobody to send it to, or no way to end it wel
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Coroutine
 from enum import IntEnum
 from http import HTTPStatus
@@ -127,6 +128,10 @@ class Exchange(RequestBody):
     def template_for(cls, service: Service, client: Address | None, server: Address | None) -> Message:
         """What an interface tells the application of every request of one connection."""
         raise NotImplementedError
+
+    @classmethod
+    def describe_tls(cls, template: Message, connection: ssl.SSLObject) -> None:
+        """Add to ``template`` what the application is told of TLS."""
 
     def call(self, app: Application) -> Coroutine[Any, Any, None]:
         """The application's coroutine for this request; an interface says how it is made."""
@@ -251,8 +256,9 @@ class Exchange(RequestBody):
             self.reply = HELD
             self.connection.service.loop.call_soon(self._let_head_go)
 
-    def write(self, content: bytes, *, finish: bool = False) -> None:
-        """Write content of a started response, and ``finish`` it where this is the last.
+    def write(self, content: bytes, *, finish: bool = False, trailers: bytes = b"") -> None:
+        """Write content of a started response, and ``finish`` it where this is the last, with lines of ``trailers``
+        where there are chunks.
 
         Raises :class:`InvalidReply` where it is more, or in the end less, than the ``content-length`` said, having
         sent nothing of it; :class:`IllegalMove`; :class:`ClientDisconnected`.
@@ -263,7 +269,7 @@ class Exchange(RequestBody):
             self._count(len(content), finish)
         data = self._framing(content)
         if finish and self._framing is framing.chunked:
-            data += framing.LAST_CHUNK
+            data += framing.last_chunk(trailers)
         if self.reply is HELD:
             data = self._head + data
             self.reply = OPEN
@@ -371,6 +377,9 @@ class Exchange(RequestBody):
         self.keep_alive = False
         if self.reply is not FINISHED:
             self.reply = GONE
+
+    def client_ended(self) -> None:
+        """The client sends no more. It may have gone, or not."""
 
     # What the body asks for.
 

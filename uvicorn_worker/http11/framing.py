@@ -199,8 +199,10 @@ def bodiless(content: bytes) -> bytes:
     return b""
 
 
-#: What ends a chunked body: the last chunk and an empty trailer section.
-LAST_CHUNK = b"0\r\n\r\n"
+def last_chunk(trailers: bytes) -> bytes:
+    """What ends a chunked body: the last chunk and the trailer section, whose lines ``trailers`` are."""
+    return b"0\r\n%b\r\n" % trailers
+
 
 #: Statuses of responses that have no body (RFC 9110 section 6.4.1).
 BODILESS_STATUSES = frozenset((*range(100, 200), 204, 304))

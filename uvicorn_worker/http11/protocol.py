@@ -72,6 +72,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         transport = self._transport = cast(asyncio.Transport, transport)
         self.write: Callable[[bytes], None] = transport.write
         self.is_closing: Callable[[], bool] = transport.is_closing
+        if self.service.scheme == "https":
+            self._exchange_class.describe_tls(self.template, transport.get_extra_info("ssl_object"))
         self._wait(self.service.head_waits)
 
     # Exchanges, in order.
@@ -287,6 +289,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         if self._incoming is not None:
             self._incoming.break_body(ClientDisconnected, "the client closed the connection within the body")
             self._incoming = None
+        if self._exchange is not None:
+            self._exchange.client_ended()
         if last is None or self.service.scheme == "https":
             return False
         if isinstance(last, Exchange):

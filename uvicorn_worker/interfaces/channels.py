@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import secrets
 from collections.abc import Coroutine
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._types import Address, Application, Message
-from uvicorn_worker.errors import InvalidReply
+from uvicorn_worker.errors import InvalidReply, WorkerExit
 from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import WAITING, Exchange
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
-from uvicorn_worker.websocket.session import NORMAL_CLOSURE, OPEN, Session
+from uvicorn_worker.websocket.session import NORMAL_CLOSURE, OPEN, OVER, Session
 
 if TYPE_CHECKING:
     _OverExchange = Exchange
@@ -119,31 +122,117 @@ class HTTPChannels(Named, _OverExchange):
 class WebSocketChannels(Named, _OverSession):
     """Makes a session the ``reply`` channel of its own WebSocket, and each event a call."""
 
-    __slots__ = ()
+    if not TYPE_CHECKING:
+        __slots__ = ()  # The session's class has them.
+
+    SLOTS = ("_is_watched", "calls", "channels", "order", "sizes")
+
+    #: Those of every call.
+    channels: dict[str, Any]
+    #: The number of the last event.
+    order: int
+    #: The unfinished calls but that of the handshake, by the numbers of their events.
+    calls: dict[int, asyncio.Task[None]]
+    #: The sizes of large messages among them.
+    sizes: dict[int, int]
+    #: Whether the end of a call may be waited for.
+    _is_watched: bool
 
     def connected(self, request: Exchange, subprotocols: list[str]) -> Coroutine[Any, Any, None]:
+        self.order = 0
+        self.calls = {}
+        self.sizes = {}
+        self._is_watched = False
+        self.channels = {"reply": self}
         message = request.connection.template.copy()
         del message["method"]
         message["channel"] = "websocket.connect"
         message["scheme"] = "wss" if message["scheme"] == "https" else "ws"
         message["path"], message["raw_path"], message["query_string"] = request.target
         message["headers"] = request.headers
-        message["order"] = self.order
+        message["order"] = 0
         message["subprotocols"] = subprotocols
-        self.channels = {"reply": self}
         return self.service.app(message, self.channels)
 
     def received(self, text: str | None, data: bytes | None) -> None:
         self.order = order = self.order + 1
-        self.start_call(
+        self._start_call(
             {"channel": "websocket.receive", "path": self.path, "order": order, "text": text, "bytes": data}
         )
 
+    def weigh(self, size: int) -> None:
+        if self.order in self.calls:
+            self.sizes[self.order] = size
+            self._is_watched = True
+            if self.is_full:
+                self.wire.hold()
+
+    def opened(self) -> None:
+        self.service.running.add(self)
+
     def disconnected(self, code: int, reason: str) -> None:
+        self.service.running.add(self)
+        self._is_watched = True
         self.order = order = self.order + 1
-        self.start_call(
+        self._start_call(
             {"channel": "websocket.disconnect", "path": self.path, "order": order, "code": code, "reason": reason}
         )
+
+    @property
+    def is_full(self) -> bool:
+        settings = self.service.settings
+        return len(self.calls) >= settings.ws_max_queue or sum(self.sizes.values()) > (settings.ws_max_size or math.inf)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.calls
+
+    def watch(self) -> None:
+        self._is_watched = True
+
+    def _start_call(self, message: Message) -> None:
+        """Call the application with ``message`` in a task of its own, once those before it have started."""
+        order = self.order
+        service = self.service
+        task = service.create_task(self._run_call(message, order), loop=service.loop, name="uvicorn_worker")
+        calls = self.calls
+        calls[order] = task
+        if task.done():  # A task factory of the application's can run it at once.
+            del calls[order]
+        elif len(calls) >= service.settings.ws_max_queue and self.state is OPEN:
+            self._is_watched = True
+            self.wire.hold()
+
+    async def _run_call(self, message: Message, order: int) -> None:
+        try:
+            await self.service.app(message, self.channels)
+        except (WorkerExit, GeneratorExit):
+            raise
+        except BaseException as error:
+            self.raised(error)
+        self.calls.pop(order, None)
+        if self._is_watched:
+            self._call_ended(order)
+
+    def _call_ended(self, order: int) -> None:
+        self.sizes.pop(order, None)
+        if self.state is not OVER:
+            self.wire.call_ended()
+        elif not self.calls:
+            self.service.running.discard(self)
+            self.service.on_less()
+            self.channels = {}  # They lead back here, and only the collector would notice.
+
+    def cancel(self) -> None:
+        """Cancel the unfinished calls."""
+        for order, task in list(self.calls.items()):
+            task.cancel()
+            # One that has not begun yet never gets to the end of _run_call().
+            task.add_done_callback(partial(self._forget_call, order))
+
+    def _forget_call(self, order: int, task: asyncio.Task[None]) -> None:
+        if self.calls.pop(order, None) is not None:
+            self._call_ended(order)
 
     async def send(self, message: Message) -> None:
         """Answer the handshake, send a message, close, or several of these, and wait while the client reads too slowly.

@@ -19,13 +19,22 @@ class Interface(Enum):
 _ACCEPTED = "expected `async def app(message, channels)` or `async def app(scope, receive, send)`"
 
 
-def detect_interface(app: Any) -> Interface:
-    """The interface of ``app``, by the number of positional arguments that it takes.
+def detect_interface(app: Any, wanted: str = "auto") -> Interface:
+    """The interface of ``app``: as ``wanted``, or for ``'auto'`` by the number of positional arguments that it takes.
 
     Raises :class:`InvalidApplication`, which names the object and what is expected of one.
     """
     name = _name_of(app)
+    if wanted != "auto" and callable(app):
+        return Interface(wanted)
+    if _is_asgi2(app):
+        raise InvalidApplication(
+            f"{name} is an ASGI 2 application, called once with the scope: make it one of ASGI 3 by"
+            f" `asgiref.compatibility.guarantee_single_callable({name.rpartition(':')[2]})`"
+        )
     if inspect.isclass(app):
+        if hasattr(app, "__await__") and _takes_three(app):
+            return Interface.ASGI3
         raise InvalidApplication(f"{name} is a class, and not an instance of one: {_ACCEPTED}")
     if not callable(app):
         raise InvalidApplication(f"{name} can't be called: {_ACCEPTED}")
@@ -35,12 +44,28 @@ def detect_interface(app: Any) -> Interface:
     keywords = [p.name for p in inspect.signature(app).parameters.values() if _is_required_keyword(p)]
     if keywords:
         raise InvalidApplication(f"{name} needs the keyword argument {keywords[0]!r}, which nobody gives: {_ACCEPTED}")
-    if required <= 3 <= accepted and required != 2:
+    if _takes_three(app):
         return Interface.ASGI3
     if required <= 2 <= accepted:
         return Interface.CHANNELS
     count = f"{required}" if required == accepted else f"{required} to {accepted}"
     raise InvalidApplication(f"{name} takes {count} positional argument{'s' * (count != '1')}: {_ACCEPTED}")
+
+
+def _takes_three(app: Callable[..., Any]) -> bool:
+    required, accepted = _positional_arguments(app)
+    return required <= 3 <= accepted and required != 2
+
+
+def _is_asgi2(app: Any) -> bool:
+    """Whether ``app`` is called with a scope alone, and what that gives with ``receive`` and ``send``."""
+    if not callable(app) or is_coroutine_function(app):
+        return False
+    if inspect.isclass(app):
+        call = vars(app).get("__call__")
+        if not inspect.isfunction(call) or _positional_arguments(call) != (3, 3):
+            return False
+    return _positional_arguments(app) == (1, 1)
 
 
 def _name_of(app: Any) -> str:

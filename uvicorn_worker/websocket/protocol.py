@@ -145,7 +145,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
             self._phase = HELD
             self._transport.pause_reading()
 
-    def _read_again(self) -> None:
+    def read_again(self) -> None:
         """Go on reading, if nothing speaks against it any more."""
         if self._phase is HELD and not (self.service.draining or self.write_paused or self._session.is_full):
             self._phase = PART
@@ -163,15 +163,15 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
 
     def call_ended(self) -> None:
         if not self.service.draining:
-            self._read_again()
-        elif not self._session.calls:
+            self.read_again()
+        elif self._session.is_idle:
             self._stop()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._waiting is self.service.ws_pong_waits:
             self._wait_for_client(self._waiting)
-        self._read_again()
+        self.read_again()
 
     def _weigh(self, size: int) -> None:
         self._session.weigh(size)
@@ -184,7 +184,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
             self._read_soon()
         else:
             self._phase = HELD
-            self.service.loop.call_soon(self._read_again, context=self.service.context)
+            self.service.loop.call_soon(self.read_again, context=self.service.context)
 
     def _answer(self, data: bytes) -> None:
         if self._phase is CLOSING:

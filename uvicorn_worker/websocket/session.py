@@ -7,16 +7,14 @@ that was accepted, CLOSING when the server has said so, and OVER when there is n
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Coroutine
 from enum import IntEnum
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from uvicorn_worker._types import Message, ReplyFields
+from uvicorn_worker._types import ReplyFields
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, WorkerExit
-from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.http11.exchange import WAITING, Exchange
 from uvicorn_worker.service import Service
 
 
@@ -80,43 +78,57 @@ class Wire(Protocol):
 
 
 class Session:
-    """A conversation and the calls of the application that belong to it."""
+    """A conversation; an interface says how the application is called for its events."""
 
-    __slots__ = ("_is_watched", "_name", "calls", "channels", "order", "path", "service", "sizes", "state", "wire")
+    __slots__ = ("_name", "path", "service", "state", "wire")
 
     _name: str
-    channels: dict[str, Any]
 
     def __init__(self, wire: Wire, service: Service, path: str) -> None:
         self.wire = wire
         self.service = service
         self.path = path
         self.state = ASKED
-        #: The number of the last event.
-        self.order = 0
-        #: The unfinished calls but that of the handshake, by the numbers of their events.
-        self.calls: dict[int, asyncio.Task[None]] = {}
-        #: The sizes of large messages among them.
-        self.sizes: dict[int, int] = {}
-        #: Whether the end of a call may be waited for.
-        self._is_watched = False
 
     def __str__(self) -> str:
         return f"WebSocket {self.path}"
 
-    # Events. An interface says how the application is called for each.
+    # Events.
 
     def connected(self, request: Exchange, subprotocols: list[str]) -> Coroutine[Any, Any, None]:
         """The application's coroutine for the handshake."""
         raise NotImplementedError
 
+    def opened(self) -> None:
+        """The handshake was accepted."""
+
     def received(self, text: str | None, data: bytes | None) -> None:
-        """A message has come: either text or bytes. Uses :meth:`start_call`."""
+        """A message has come: either text or bytes."""
+        raise NotImplementedError
+
+    def weigh(self, size: int) -> None:
+        """The last message is a large one, of ``size`` bytes."""
         raise NotImplementedError
 
     def disconnected(self, code: int, reason: str) -> None:
-        """It is over. Uses :meth:`start_call`."""
+        """It is over."""
         raise NotImplementedError
+
+    def returned(self) -> None:
+        """The call for the handshake has returned, and was answered."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much that was received is unfinished as may be: then :meth:`Wire.hold` was called."""
+        raise NotImplementedError
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing that was received is worth waiting for when the worker stops."""
+        return True
+
+    def watch(self) -> None:
+        """Call :meth:`Wire.call_ended` when it becomes idle, from now on."""
 
     async def run(self, request: Exchange, subprotocols: list[str]) -> None:
         """Call the application for the handshake, and see that it gets an answer.
@@ -127,39 +139,18 @@ class Session:
             await self.connected(request, subprotocols)
         except (WorkerExit, GeneratorExit):
             raise
-        except BaseException as error:
+        except BaseException as error:  # SystemExit too: an application doesn't end the worker (and its siblings).
             if self.state is ASKED:
                 raise
-            self._call_raised(error)
-        if self.state is ASKED:
+            self.raised(error)
+        if self.state is ASKED and request.reply is WAITING:
             self.service.log.warning("The application returned without an answer, which rejects: %s", self)
             self.reject(HTTPStatus.FORBIDDEN, (), b"")
+        else:
+            self.returned()
 
-    def start_call(self, message: Message) -> None:
-        """Call the application with ``message`` in a task of its own, once those before it have started."""
-        order = self.order
-        service = self.service
-        task = service.create_task(self._run_call(message, order), loop=service.loop, name="uvicorn_worker")
-        calls = self.calls
-        calls[order] = task
-        if task.done():  # A task factory of the application's can run it at once.
-            del calls[order]
-        elif len(calls) >= service.settings.ws_max_queue and self.state is OPEN:
-            self._is_watched = True
-            self.wire.hold()
-
-    async def _run_call(self, message: Message, order: int) -> None:
-        try:
-            await self.service.app(message, self.channels)
-        except (WorkerExit, GeneratorExit):
-            raise
-        except BaseException as error:  # SystemExit too: an application doesn't end the worker (and its siblings).
-            self._call_raised(error)
-        self.calls.pop(order, None)
-        if self._is_watched:
-            self._call_ended(order)
-
-    def _call_raised(self, error: BaseException) -> None:
+    def raised(self, error: BaseException) -> None:
+        """A call of the application has raised ``error``."""
         if isinstance(error, ClientDisconnected) and self.state > OPEN:
             return
         if isinstance(error, asyncio.CancelledError) and self.service.draining:
@@ -167,44 +158,6 @@ class Session:
         self.service.log.error("The application raised: %s", self, exc_info=error)
         if self.state is OPEN:
             self.close(INTERNAL_ERROR, "")
-
-    def _call_ended(self, order: int) -> None:
-        self.sizes.pop(order, None)
-        if self.state is not OVER:
-            self.wire.call_ended()
-        elif not self.calls:
-            self.service.running.discard(self)
-            self.service.on_less()
-            self.channels = {}  # They lead back here, and only the collector would notice.
-
-    def watch(self) -> None:
-        """Tell the wire of calls that end, from now on."""
-        self._is_watched = True
-
-    def weigh(self, size: int) -> None:
-        """The last message is a large one, of ``size`` bytes."""
-        if self.order in self.calls:
-            self.sizes[self.order] = size
-            self._is_watched = True
-            if self.is_full:
-                self.wire.hold()
-
-    @property
-    def is_full(self) -> bool:
-        """Whether as many calls are unfinished as may be, or for as large messages."""
-        settings = self.service.settings
-        return len(self.calls) >= settings.ws_max_queue or sum(self.sizes.values()) > (settings.ws_max_size or math.inf)
-
-    def cancel(self) -> None:
-        """Cancel the unfinished calls."""
-        for order, task in list(self.calls.items()):
-            task.cancel()
-            # One that has not begun yet never gets to the end of _run_call().
-            task.add_done_callback(partial(self._forget_call, order))
-
-    def _forget_call(self, order: int, task: asyncio.Task[None]) -> None:
-        if self.calls.pop(order, None) is not None:
-            self._call_ended(order)
 
     # Moves.
 
@@ -217,7 +170,7 @@ class Session:
         except Exception:
             self.state = ASKED
             raise
-        self.service.running.add(self)
+        self.opened()
 
     def reject(self, status: int, fields: ReplyFields, content: bytes) -> None:
         """Reject the handshake with a response. Raises as :meth:`Exchange.send_whole`, and as :meth:`check_asked`."""
@@ -247,8 +200,6 @@ class Session:
         else as was said to it."""
         if self.state is not OVER:
             self.state = OVER
-            self._is_watched = True
-            self.service.running.add(self)
             self.disconnected(code, reason)
 
     async def drain(self) -> None:

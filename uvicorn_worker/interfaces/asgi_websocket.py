@@ -1,0 +1,183 @@
+"""How an ASGI 3 application is called for a WebSocket (ASGI WebSocket specification 2.5)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Coroutine
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from uvicorn_worker._types import Message, ReplyFields
+from uvicorn_worker.errors import IllegalMove, InvalidReply
+from uvicorn_worker.http11.exchange import WAITING, Exchange
+from uvicorn_worker.interfaces.scope import scope_of
+from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
+from uvicorn_worker.websocket.session import ASKED, NORMAL_CLOSURE, OPEN, Session
+
+if TYPE_CHECKING:
+    _OverSession = Session
+else:
+    _OverSession = object
+
+
+class WebSocketASGI(_OverSession):
+    """Makes a session the ``receive`` and the ``send`` of its own WebSocket."""
+
+    if not TYPE_CHECKING:
+        __slots__ = ()  # The session's class has them.
+
+    SLOTS = ("_denial", "_events", "_received", "_request", "_sizes", "_taken", "_waiter")
+
+    #: What was received by the server, and not yet by the application.
+    _events: deque[Message]
+    #: How many messages the server has received, and how many of these the application; the sizes of large ones
+    #: between.
+    _received: int
+    _taken: int
+    _sizes: dict[int, int]
+    _waiter: asyncio.Future[None] | None
+    _request: Exchange
+    #: The status and the headers of the response that denies the handshake.
+    _denial: tuple[int, ReplyFields] | None
+
+    def connected(self, request: Exchange, subprotocols: list[str]) -> Coroutine[Any, Any, None]:
+        self._events = deque(({"type": "websocket.connect"},))
+        self._received = self._taken = 0
+        self._sizes = {}
+        self._waiter = self._denial = None
+        self._request = request
+        scope = scope_of(request)
+        scope["type"] = "websocket"
+        del scope["method"]
+        scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+        scope["subprotocols"] = subprotocols
+        tls = scope["extensions"].get("tls")
+        scope["extensions"] = {"websocket.http.response": {}} | ({"tls": tls} if tls else {})
+        return self.service.app(scope, self.receive, self.send)
+
+    # Events.
+
+    def received(self, text: str | None, data: bytes | None) -> None:
+        self._received += 1
+        if text is not None:
+            self._events.append({"type": "websocket.receive", "text": text})
+        else:
+            self._events.append({"type": "websocket.receive", "bytes": data})
+        if self._waiter is not None:
+            self._wake()
+        elif len(self._events) >= self.service.settings.ws_max_queue:
+            self.wire.hold()
+
+    def weigh(self, size: int) -> None:
+        self._sizes[self._received] = size
+        if self.is_full:
+            self.wire.hold()
+
+    @property
+    def is_full(self) -> bool:
+        settings = self.service.settings
+        return len(self._events) >= settings.ws_max_queue or sum(self._sizes.values()) > (
+            settings.ws_max_size or math.inf
+        )
+
+    def disconnected(self, code: int, reason: str) -> None:
+        self._events.append({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def receive(self) -> Message:
+        """The next event: ``websocket.connect``, ``websocket.receive`` for each message, and
+        ``websocket.disconnect``, after which there is nothing else."""
+        events = self._events
+        while not events:
+            if self._waiter is not None:
+                raise IllegalMove("receive is awaited by another task already")
+            self._waiter = self.service.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        event = events[0]
+        if event["type"] == "websocket.disconnect":
+            return event.copy()
+        events.popleft()
+        if event["type"] == "websocket.receive":
+            self._taken += 1
+            if self._sizes:
+                self._sizes.pop(self._taken, None)
+            if self.state is OPEN:
+                self.wire.call_ended()
+        return event
+
+    async def send(self, message: Message) -> None:
+        """Send an event, and wait while the client reads too slowly.
+
+        Raises ``InvalidReply`` (a ``ValueError``), ``IllegalMove`` (a ``RuntimeError``), and ``ClientDisconnected``
+        (an ``OSError``) once the WebSocket is closed.
+        """
+        kind = message["type"]
+        self.check_open()
+        if kind == "websocket.send":
+            if self.state is not OPEN:
+                raise IllegalMove("websocket.send before websocket.accept")
+            self.wire.send(*_payload_of(message))
+        elif kind == "websocket.accept":
+            self.accept(message.get("subprotocol"), message.get("headers") or ())
+        elif kind == "websocket.close":
+            self._close(message)
+        elif kind == "websocket.http.response.start":
+            self.check_asked("a response")
+            if self._denial is not None:
+                raise IllegalMove("a second websocket.http.response.start")
+            self._denial = message["status"], message.get("headers") or ()
+        elif kind == "websocket.http.response.body":
+            await self._deny(bytes(message.get("body", b"")), more=bool(message.get("more_body")))
+        else:
+            raise IllegalMove(f"there is no event {kind!r} of a WebSocket")
+        if self.state is OPEN and (self.wire.write_paused or self.wire.is_closing()):
+            await self.drain()
+
+    def _close(self, message: Message) -> None:
+        if self.state is ASKED:
+            self.reject(HTTPStatus.FORBIDDEN, (), b"")
+            return
+        code, reason = message.get("code"), message.get("reason")
+        self.close(*check_close(NORMAL_CLOSURE if code is None else code, reason or ""))
+
+    async def _deny(self, body: bytes, *, more: bool) -> None:
+        """Send a part of the response that denies the handshake, or the last of it."""
+        request = self._request
+        if self._denial is not None:
+            denial, self._denial = self._denial, None
+            if not more:
+                self.reject(*denial, body)
+                return
+            request.start(*denial)
+        elif request.reply is WAITING:
+            raise IllegalMove("websocket.http.response.body before websocket.http.response.start")
+        request.write(body, finish=not more)
+        if more:
+            await request.drain()
+
+    def returned(self) -> None:
+        if self.state is OPEN:
+            self.close(NORMAL_CLOSURE, "")
+
+
+def _payload_of(message: Message) -> tuple[int, bytes]:
+    """The kind and the payload of what is to be sent."""
+    text = message.get("text")
+    if text is not None:
+        try:
+            return TEXT, str.encode(text)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InvalidReply(f"text must be a str of Unicode that UTF-8 can carry: {error}") from None
+    data = message.get("bytes")
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InvalidReply("websocket.send must have text or bytes")
+    return BINARY, bytes(data)

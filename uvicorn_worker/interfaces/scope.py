@@ -1,0 +1,100 @@
+"""What an ASGI 3 application is told of a request: its scope (ASGI HTTP and WebSocket specifications 2.5)."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import Any
+
+from uvicorn_worker._types import Address, Message
+from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.service import Service
+
+VERSIONS = {"version": "3.0", "spec_version": "2.5"}
+
+#: What an application may send beside the start and the body of a response.
+_EXTENSIONS: dict[str, Any] = {
+    "http.response.early_hint": {},
+    "http.response.pathsend": {},
+    "http.response.trailers": {},
+}
+
+# Short names of attributes (RFC 4514 section 3), and what has to be escaped in their values (section 2.4).
+_ATTRIBUTES = {
+    "commonName": "CN",
+    "localityName": "L",
+    "stateOrProvinceName": "ST",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "countryName": "C",
+    "streetAddress": "STREET",
+    "domainComponent": "DC",
+    "userId": "UID",
+}
+_SPECIAL = re.compile(r'([,+"\\<>;]|^[# ]| $)')
+
+_TLS_VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+
+
+def template_for(service: Service, client: Address | None, server: Address | None) -> Message:
+    """What all scopes of a connection have in common: copying it and filling in the rest costs less than making each
+    anew."""
+    return {
+        "type": "http",
+        "asgi": VERSIONS,
+        "http_version": "1.1",
+        "server": server,
+        "client": client,
+        "scheme": service.scheme,
+        "method": None,
+        "root_path": service.settings.root_path,
+        "path": None,
+        "raw_path": None,
+        "query_string": None,
+        "headers": None,
+        "state": None,
+        "extensions": _EXTENSIONS,
+    }
+
+
+def scope_of(request: Exchange) -> Message:
+    """The scope of a request, which is that of a WebSocket's handshake but for a few keys."""
+    connection = request.connection
+    scope = connection.template.copy()
+    if request.version != "1.1":
+        scope["http_version"] = request.version
+    scope["method"] = request.method
+    scope["path"], scope["raw_path"], scope["query_string"] = request.target
+    root_path = scope["root_path"]
+    if root_path:
+        scope["path"] = root_path + scope["path"]
+        scope["raw_path"] = root_path.encode() + scope["raw_path"]
+    scope["headers"] = list(map(tuple, request.headers))
+    scope["state"] = connection.service.state.copy()
+    scope["extensions"] = scope["extensions"].copy()
+    return scope
+
+
+def tls_extension(connection: ssl.SSLObject) -> dict[str, Any]:
+    """What the ``tls`` extension of ASGI tells of a connection; the server's own certificate is not known."""
+    certificate = connection.getpeercert(binary_form=True)
+    cipher = connection.cipher()
+    ids = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in connection.context.get_ciphers()}
+    return {
+        "server_cert": None,
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(certificate)] if certificate else [],
+        "client_cert_name": _name_of(connection.getpeercert() or {}),
+        "client_cert_error": None,
+        "tls_version": _TLS_VERSIONS.get(connection.version() or ""),
+        "cipher_suite": ids.get(cipher[0]) if cipher else None,
+    }
+
+
+def _name_of(certificate: dict[str, Any]) -> str | None:
+    """The subject of a client's certificate as RFC 4514 writes it, the most specific part first."""
+    parts = [
+        f"{_ATTRIBUTES.get(kind, kind)}={_SPECIAL.sub(lambda match: chr(92) + match[0], value)}"
+        for relative_name in certificate.get("subject", ())
+        for kind, value in relative_name
+    ]
+    return ",".join(reversed(parts)) or None
