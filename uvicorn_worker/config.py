@@ -33,7 +33,8 @@ IDLE_GRACE = 0.5
 #: Seconds that a TLS handshake may take.
 TLS_HANDSHAKE_TIMEOUT = 10.0
 
-#: Seconds that receive calls of a WebSocket may still take when the worker stops.
+#: Seconds that receive calls of a WebSocket may still take when the worker stops, and, when its disconnect call has
+#: ended, the call for its handshake.
 RECEIVE_GRACE = 1.0
 
 #: Bytes past which content is written beside its head instead of being copied behind it.
@@ -258,7 +259,7 @@ def _seconds(value: Any) -> float:
 
 def _seconds_or_none(value: Any) -> float:
     """The same, ``None`` standing for 0 as in uvicorn."""
-    return 0.0 if value is None or value == "none" else _seconds(value)
+    return 0.0 if str(value).lower() == "none" else _seconds(value)
 
 
 def _at_least(minimum: int) -> Callable[[Any], int]:

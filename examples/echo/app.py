@@ -7,6 +7,8 @@ Start it from the top of the repository, in the environment that the package is 
 
 
 async def echo(message, channels):
+    if message["channel"] != "http.request":
+        return  # A WebSocket, which that rejects.
     await channels["reply"].send(
         {
             "status": 200,

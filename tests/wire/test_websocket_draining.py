@@ -295,3 +295,27 @@ async def test_a_websocket_can_be_aborted_at_any_time(serve: Serve, sent: bytes)
     assert socket.state == "aborted"
     assert len([call for call in app.calls if type(call) is tuple]) == 1
     await app.let_all_go()
+
+
+async def test_a_call_that_waits_for_ever_is_cancelled_when_the_last_has_ended(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or each connection whose call for the handshake waits for news would hold a deploy up."""
+    monkeypatch.setattr("uvicorn_worker.interfaces.channels.RECEIVE_GRACE", 0)
+    ended: list[str] = []
+
+    async def app(message: dict, channels: dict) -> None:
+        if message["channel"] == "websocket.connect":
+            await channels["reply"].send({"accept": True})
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                ended.append("connect")
+        ended.append(message["channel"])
+
+    worker = serve(app)
+    await connect(worker)
+    worker.drain()
+    while worker.service.running:
+        await asyncio.sleep(0)
+    assert ended == ["websocket.disconnect", "connect"]

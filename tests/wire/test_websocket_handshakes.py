@@ -262,7 +262,7 @@ async def test_an_application_that_raises_before_its_answer_is_answered_for_with
     assert client.has_ended
     assert calls == ["websocket.connect", "websocket.disconnect"]
     [line] = worker.log.take()
-    assert line.endswith("/chat [ValueError: no]")
+    assert line.endswith("GET /chat (Upgrade: websocket) [ValueError: no]")
 
 
 @pytest.mark.parametrize("end", ["reset", "end"])

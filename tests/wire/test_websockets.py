@@ -187,9 +187,9 @@ async def test_text_is_sent_as_utf_8(serve: Serve, content: str) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "nothing": ({}, InvalidReply, "none of accept, text, bytes, close and status"),
-    "nothing, in words": ({"text": None, "bytes": None, "close": None}, InvalidReply, "none of"),
-    "nothing that is known": ({"txt": "a"}, InvalidReply, "none of"),
+    "nothing": ({}, InvalidReply, "asks for nothing"),
+    "nothing, in words": ({"text": None, "bytes": None, "close": None}, InvalidReply, "asks for nothing"),
+    "nothing that is known": ({"txt": "a"}, InvalidReply, "no 'txt'; its keys are accept, "),
     "an unknown key": ({"text": "a", "txt": "b"}, InvalidReply, "no 'txt'; its keys are accept, bytes, "),
     "text and bytes": ({"text": "a", "bytes": b"b"}, InvalidReply, "either text or bytes"),
     "bytes as text": ({"text": b"a"}, InvalidReply, "text must be a str"),
@@ -206,12 +206,12 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 BAD_WHEN_OPEN: dict[str, tuple[dict[str, Any], type[Exception], str]] = BAD | {
-    "a second accept": ({"accept": True}, IllegalMove, "after the handshake was accepted"),
-    "a late rejection": ({"accept": False}, IllegalMove, "after the handshake was accepted"),
-    "a late rejection with text": ({"text": "a", "accept": False}, IllegalMove, "after the handshake was accepted"),
-    "a late response": ({"status": 200}, IllegalMove, "after the handshake was accepted"),
-    "late headers": ({"text": "a", "headers": []}, IllegalMove, "after the handshake was accepted"),
-    "a late subprotocol": ({"text": "a", "subprotocol": "chat"}, IllegalMove, "after the handshake was accepted"),
+    "a second accept": ({"accept": True}, IllegalMove, "accepted already"),
+    "a late rejection": ({"accept": False}, IllegalMove, "accepted already"),
+    "a late rejection with text": ({"text": "a", "accept": False}, IllegalMove, "accepted already"),
+    "a late response": ({"status": 200}, IllegalMove, "accepted already"),
+    "late headers": ({"text": "a", "headers": []}, IllegalMove, "accepted already"),
+    "a late subprotocol": ({"text": "a", "subprotocol": "chat"}, IllegalMove, "accepted already"),
 }
 
 BAD_WHEN_ASKED: dict[str, tuple[dict[str, Any], type[Exception], str]] = BAD | {

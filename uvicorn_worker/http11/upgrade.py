@@ -93,6 +93,9 @@ class Upgrade(Exchange):
         #: Called when there will be no upgrade: the answer is another one, or the client has gone.
         self.on_failure: Callable[[], object] = _nothing
 
+    def __str__(self) -> str:
+        return f"{super().__str__()} (Upgrade: {self.protocol_name.decode('latin-1')})"
+
     async def call(self, app: Application) -> None:
         if self.reply is WAITING:  # The client may have gone before this is run.
             await self.handler(self)

@@ -84,7 +84,7 @@ def encode_fields(fields: ReplyFields) -> tuple[bytes, dict[bytes, list[bytes]]]
     except (TypeError, ValueError) as error:
         if isinstance(error, InvalidReply):
             raise
-        raise InvalidReply(f"headers must be pairs of bytes: {error}") from None
+        raise InvalidReply(f"headers must be a list of pairs of bytes: {error}") from None
     return lines, decisive
 
 

@@ -131,7 +131,7 @@ class WebSocketASGI(_OverSession):
         elif kind == "websocket.close":
             self._close(message)
         elif kind == "websocket.http.response.start":
-            self.check_asked("a response")
+            self.check_asked()
             if self._denial is not None:
                 raise IllegalMove("a second websocket.http.response.start")
             self._denial = message["status"], message.get("headers") or ()

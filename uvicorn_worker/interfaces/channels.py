@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._types import Address, Application, Message
+from uvicorn_worker.config import RECEIVE_GRACE
 from uvicorn_worker.errors import InvalidReply, WorkerExit
 from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import WAITING, Exchange
@@ -93,7 +94,10 @@ class HTTPChannels(Named, _OverExchange):
         is not the last. Raises ``InvalidReply`` (a ``ValueError``), ``IllegalMove`` (a ``RuntimeError``), and
         ``ClientDisconnected`` (an ``OSError``) once the client has gone.
         """
-        content = message.get("content")
+        try:
+            content = message.get("content")
+        except AttributeError:
+            raise InvalidReply(f"a message is a dict, not {message!r:.100}") from None
         if type(content) is not bytes:
             content = _content_of(message)
         more_content = message.get("more_content")
@@ -125,7 +129,10 @@ class WebSocketChannels(Named, _OverSession):
     if not TYPE_CHECKING:
         __slots__ = ()  # The session's class has them.
 
-    SLOTS = ("_is_watched", "calls", "channels", "order", "sizes")
+    SLOTS = ("_connecting", "_is_watched", "calls", "channels", "order", "sizes")
+
+    #: The call for the handshake, as long as it lasts.
+    _connecting: asyncio.Task[None] | None
 
     #: Those of every call.
     channels: dict[str, Any]
@@ -144,6 +151,7 @@ class WebSocketChannels(Named, _OverSession):
         self.sizes = {}
         self._is_watched = False
         self.channels = {"reply": self}
+        self._connecting = request.task
         message = request.connection.template.copy()
         del message["method"]
         message["channel"] = "websocket.connect"
@@ -169,6 +177,9 @@ class WebSocketChannels(Named, _OverSession):
 
     def opened(self) -> None:
         self.service.running.add(self)
+
+    def returned(self) -> None:
+        self._connecting = None
 
     def disconnected(self, code: int, reason: str) -> None:
         self.service.running.add(self)
@@ -222,6 +233,9 @@ class WebSocketChannels(Named, _OverSession):
             self.service.running.discard(self)
             self.service.on_less()
             self.channels = {}  # They lead back here, and only the collector would notice.
+            if self.service.draining and self._connecting is not None:
+                # It may be one that lasts until somebody ends it, which would hold the worker up.
+                self.service.loop.call_later(RECEIVE_GRACE, self._connecting.cancel)
 
     def cancel(self) -> None:
         """Cancel the unfinished calls."""
@@ -242,7 +256,10 @@ class WebSocketChannels(Named, _OverSession):
         Raises ``InvalidReply`` (a ``ValueError``), ``IllegalMove`` (a ``RuntimeError``), and ``ClientDisconnected``
         (an ``OSError``) once the WebSocket is closed.
         """
-        text = message.get("text")
+        try:
+            text = message.get("text")
+        except AttributeError:
+            raise InvalidReply(f"a message is a dict, not {message!r:.100}") from None
         if type(text) is str and len(message) == 1 and self.state is OPEN:
             try:
                 self.wire.send(TEXT, text.encode())
@@ -264,11 +281,12 @@ class WebSocketChannels(Named, _OverSession):
         payload = _payload_of(message)
         close = _close_of(message)
         if payload is None and close is None and accept is None:
-            raise InvalidReply("the message has none of accept, text, bytes, close and status")
+            _check_keys(message, _ACCEPT_KEYS | {"status"}, "a WebSocket")
+            raise InvalidReply("the message asks for nothing: it has no accept, text, bytes, close or status that does")
         if self.state is OPEN:
             if not message.keys() <= _OPEN_KEYS:
                 _check_keys(message, _ACCEPT_KEYS, "a WebSocket")
-                self.check_asked("an answer to the handshake")
+                self.check_asked()
         elif accept or payload is not None:
             _check_keys(message, _ACCEPT_KEYS, "a message that accepts")
             if accept is False:

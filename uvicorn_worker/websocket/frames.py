@@ -68,7 +68,10 @@ def check_close(code: object, reason: object) -> tuple[int, str]:
     try:
         payload = Close(code, reason).serialize()
     except (ProtocolError, UnicodeEncodeError, struct.error) as error:
-        raise InvalidReply(f"a WebSocket can't be closed with {code} and {reason!r:.100}: {error}") from None
+        raise InvalidReply(
+            f"a WebSocket can't be closed with {code}: codes are 1000 to 1014 but for 1004 to 1006, and 3000 to 4999"
+            f" ({error})"
+        ) from None
     if len(payload) > LONGEST_SHORT:
         raise InvalidReply(f"the reason of a close has 123 bytes at most, and not {len(payload) - 2}: {reason!r:.100}")
     return code, reason

@@ -239,6 +239,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         if self._phase is HELD:
             self._read_soon()
         self._phase = CLOSING
+        self._let_writers_go()
         self._wait_for_client(self.service.ws_close_waits)
 
     def _end(self, received: Close | None = None) -> None:
@@ -310,6 +311,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         if self._phase is HELD:
             self._session.close(SERVICE_RESTART, "")
             self._session.over(SERVICE_RESTART, "")
+            self._let_writers_go()
             if self._transport is not None and not self.service.linger_waits.seconds:
                 self._transport.close()
             self._wait_for_end()

@@ -115,7 +115,7 @@ class Session:
         raise NotImplementedError
 
     def returned(self) -> None:
-        """The call for the handshake has returned, and was answered."""
+        """The call for the handshake has ended, and the handshake is answered."""
 
     @property
     def is_full(self) -> bool:
@@ -146,8 +146,7 @@ class Session:
         if self.state is ASKED and request.reply is WAITING:
             self.service.log.warning("The application returned without an answer, which rejects: %s", self)
             self.reject(HTTPStatus.FORBIDDEN, (), b"")
-        else:
-            self.returned()
+        self.returned()
 
     def raised(self, error: BaseException) -> None:
         """A call of the application has raised ``error``."""
@@ -163,7 +162,7 @@ class Session:
 
     def accept(self, subprotocol: str | None, fields: ReplyFields) -> None:
         """Accept the handshake. Raises :class:`InvalidReply`, and as :meth:`check_asked`."""
-        self.check_asked("a second answer to the handshake")
+        self.check_asked()
         self.state = OPEN  # What the client has sent behind its handshake may be received at once.
         try:
             self.wire.accept(subprotocol, fields)
@@ -174,16 +173,16 @@ class Session:
 
     def reject(self, status: int, fields: ReplyFields, content: bytes) -> None:
         """Reject the handshake with a response. Raises as :meth:`Exchange.send_whole`, and as :meth:`check_asked`."""
-        self.check_asked("a response")
+        self.check_asked()
         if not content and status == HTTPStatus.FORBIDDEN and not fields:
             fields, content = _PLAIN_TEXT, b"Forbidden"
         self.wire.reject(status, fields, content)
 
-    def check_asked(self, what: str) -> None:
+    def check_asked(self) -> None:
         """Raise :class:`IllegalMove`, or :class:`ClientDisconnected`, where the handshake waits for no answer."""
         self.check_open()
         if self.state is OPEN:
-            raise IllegalMove(f"{what} after the handshake was accepted")
+            raise IllegalMove("the handshake is accepted already")
 
     def check_open(self) -> None:
         """Raise :class:`ClientDisconnected` where there is nobody to send to."""
