@@ -6,8 +6,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import Any, Protocol
 
-#: Request fields as received: ``[lower-cased name, value]``, in order, repeats kept.
-RequestFields = list[list[bytes]]
+#: Request fields as received: lower-cased names and values, in order, repeats kept.
+RequestFields = list[list[bytes]] | list[tuple[bytes, bytes]]
 
 #: Response fields as an application gives them: pairs of name and value.
 ReplyFields = Iterable[tuple[bytes, bytes] | list[bytes]]

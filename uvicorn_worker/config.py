@@ -59,6 +59,9 @@ RESERVED_DESCRIPTORS = 64
 # What Kubernetes sets for a Service that is named uvicorn-worker.
 _KUBERNETES_VARIABLE = re.compile(r"UVICORN_WORKER_(SERVICE_(HOST|PORT.*)|PORT(_.*)?)")
 
+#: Statuses of responses that have no body (RFC 9110 section 6.4.1).
+BODILESS_STATUSES = frozenset((*range(100, 200), 204, 304))
+
 #: The name of a field (RFC 9110 section 5.6.2).
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
@@ -311,6 +314,8 @@ def _server_header(value: Any) -> bytes:
 
 def _headers(value: Any) -> tuple[tuple[bytes, bytes], ...]:
     """Pairs of name and value; as text, one ``name: value`` a line."""
+    if value is None:  # uvicorn's default
+        return ()
     if isinstance(value, str):
         value = [line.split(":", 1) for line in value.splitlines() if line.strip()]
     elif isinstance(value, Mapping):

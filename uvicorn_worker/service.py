@@ -10,7 +10,7 @@ from typing import Any
 from uvicorn_worker._types import AccessLog, Application, Connection, Log, Running
 from uvicorn_worker.clock import Clock
 from uvicorn_worker.config import SLICE, Settings
-from uvicorn_worker.http11.wire import Prefixes
+from uvicorn_worker.http11.wire import Prefixes, UsualPrefixes
 
 
 class Service:
@@ -44,6 +44,7 @@ class Service:
         "state",
         "upgrade_class",
         "upgrades",
+        "usual_prefixes",
         "ws_close_waits",
         "ws_ping_waits",
         "ws_pong_waits",
@@ -65,7 +66,8 @@ class Service:
         # that was given a factory has something to say in the matter.
         self.create_task: Callable[..., asyncio.Task[None]] = _by_factory if loop.get_task_factory() else asyncio.Task
         self.prefixes = Prefixes(settings.server_header, settings.headers, settings.date_header)
-        self.prefixes.refresh(clock.date)
+        self.usual_prefixes = UsualPrefixes(settings.server_header, settings.headers, settings.date_header)
+        self._refresh_prefixes()
         #: A slice of so many bytes can't go over a limit of a head.
         self.slice_without_limits = 0 if settings.has_tight_limits else min(SLICE, 4 * settings.field_count_limit)
         self.connections: set[Connection] = set()
@@ -98,13 +100,18 @@ class Service:
     def tick(self, now: float, wall: float) -> None:
         """Move the clock on, as :meth:`Clock.tick`, and what depends on it."""
         self.clock.tick(now, wall)
+        self._refresh_prefixes()
+
+    def _refresh_prefixes(self) -> None:
         self.prefixes.refresh(self.clock.date)
+        self.usual_prefixes.refresh(self.clock.date)
 
     def let_go(self) -> None:
         """The turn of the loop is over, for all that held something back in it."""
         held, self.held = self.held, []
         for exchange in held:
-            exchange.let_go()
+            if exchange.held_start is not None:
+                exchange.let_go()
 
     def count_request(self) -> None:
         """Count one more of the requests that the worker may serve."""

@@ -194,6 +194,79 @@ def test_what_kubernetes_sets_for_a_service_of_this_name_is_no_option(variable: 
     assert read_options({}, {f"UVICORN_WORKER_{variable}": "tcp://10.0.0.1:80"}) == {}
 
 
+#: Options by the names that uvicorn has for them, and the fields of Settings that they set.
+NAMED_AS_IN_UVICORN = [
+    ("timeout_keep_alive", 7, "keepalive", 7.0),
+    ("timeout_keep_alive", "0", "keepalive", 0.0),
+    ("access_log", False, "access_log", False),
+    ("access_log", "on", "access_log", True),
+    ("loop", "auto", "loop", "uvloop"),
+    ("loop", "uvloop", "loop", "uvloop"),
+    ("loop", "asyncio", "loop", "asyncio"),
+    ("ws", "auto", "ws", True),
+    ("ws", "websockets", "ws", True),
+    ("ws", "websockets-sansio", "ws", True),
+    ("ws", "wsproto", "ws", True),
+    ("ws", type("Protocol", (), {}), "ws", True),
+    ("ws", "none", "ws", False),
+    ("interface", "auto", "interface", "auto"),
+    ("interface", "asgi3", "interface", "asgi3"),
+    ("interface", "channels", "interface", "channels"),
+    ("lifespan", "auto", "lifespan", "auto"),
+    ("lifespan", "on", "lifespan", "on"),
+    ("lifespan", "off", "lifespan", "off"),
+    ("lifespan_timeout", 5, "lifespan_timeout", 5.0),
+    ("lifespan_timeout", "0", "lifespan_timeout", 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "field", "value"), NAMED_AS_IN_UVICORN)
+def test_an_option_by_the_name_that_uvicorn_has_for_it(name: str, given: Any, field: str, value: Any) -> None:
+    options = read_options({name: given}, {})
+    assert options == {field: value}
+    assert getattr(Settings(**options), field) == value
+    if isinstance(given, str):
+        assert read_options({}, {f"UVICORN_WORKER_{name.upper()}": given}) == options
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "named"),
+    [
+        ("timeout_keep_alive", None, "a number of seconds"),
+        ("timeout_keep_alive", -1, "0 or more"),
+        ("access_log", None, "true or false"),
+        ("loop", "trio", "one of auto, uvloop, asyncio"),
+        ("loop", None, "one of auto, uvloop, asyncio"),
+        ("ws", "wsgi", "one of auto, websockets"),
+        ("interface", "wsgi", "one of auto, channels, asgi3"),
+        ("interface", "asgi2", "one of auto, channels, asgi3"),
+        ("lifespan", "maybe", "one of auto, on, off"),
+        ("lifespan", True, "one of auto, on, off"),
+        ("lifespan_timeout", None, "a number of seconds"),
+    ],
+)
+def test_a_bad_value_of_such_an_option_is_named(name: str, given: Any, named: str) -> None:
+    with pytest.raises(InvalidOption, match=named) as refusal:
+        read_options({name: given}, {})
+    assert str(refusal.value).startswith(f"CONFIG_KWARGS['{name}'] = {given!r}: ")
+
+
+def test_uvicorns_name_of_keepalive_wins_over_gunicorns_setting() -> None:
+    assert settings_of(keepalive=75).keepalive == 75
+    assert settings_of({"timeout_keep_alive": 5}, keepalive=75).keepalive == 5.0
+
+
+def test_the_environment_wins_over_uvicorns_names() -> None:
+    options = read_options({"timeout_keep_alive": 5}, {"UVICORN_WORKER_TIMEOUT_KEEP_ALIVE": "7"})
+    assert options == {"keepalive": 7.0}
+
+
+@pytest.mark.parametrize("given", [None, ["root_path"], "root_path=/a"])
+def test_options_that_are_no_dictionary_are_refused(given: Any) -> None:
+    with pytest.raises(InvalidOption, match="CONFIG_KWARGS must be a dictionary of options"):
+        read_options(given, {})
+
+
 def test_what_gunicorn_has_a_setting_for_is_no_option() -> None:
     for name in ("keepalive", "timeout", "graceful_timeout", "worker_connections", "limit_request_line"):
         assert name not in OPTIONS
@@ -233,6 +306,11 @@ def test_the_numbers_that_are_promised() -> None:
     assert settings.keepalive == 2
     assert settings.timeout == settings.graceful_timeout == 30
     assert settings.loop == "uvloop"
+    assert settings.interface == settings.lifespan == "auto"
+    assert settings.lifespan_timeout == 300.0
+    assert settings.disconnect_grace is None
+    assert settings.access_log is True
+    assert settings.ws is True
 
 
 def test_at_gunicorns_defaults_a_head_may_have_64_kib_and_1000_fields() -> None:
@@ -298,6 +376,29 @@ needs_asgi_settings = pytest.mark.skipif("asgi_loop" not in Config().settings, r
 @pytest.mark.parametrize(("given", "loop"), [("auto", "uvloop"), ("uvloop", "uvloop"), ("asyncio", "asyncio")])
 def test_gunicorns_asgi_loop(given: str, loop: str) -> None:
     assert settings_of(asgi_loop=given).loop == loop
+
+
+@needs_asgi_settings
+def test_the_loop_gives_way_to_the_option() -> None:
+    assert settings_of({"loop": "asyncio"}, asgi_loop="uvloop").loop == "asyncio"
+    assert settings_of({"loop": "auto"}, asgi_loop="asyncio").loop == "uvloop"
+
+
+@pytest.mark.skipif("asgi_lifespan" not in Config().settings, reason="this Gunicorn has no asgi_lifespan")
+@pytest.mark.parametrize("given", ["auto", "on", "off"])
+def test_gunicorns_asgi_lifespan_gives_way_to_the_option(given: str) -> None:
+    assert settings_of(asgi_lifespan=given).lifespan == given
+    assert settings_of({"lifespan": "on"}, asgi_lifespan=given).lifespan == "on"
+
+
+@pytest.mark.skipif(
+    "asgi_disconnect_grace_period" not in Config().settings, reason="this Gunicorn has no asgi_disconnect_grace_period"
+)
+def test_gunicorns_grace_period_counts_when_it_is_set() -> None:
+    default = Config().settings["asgi_disconnect_grace_period"].default
+    assert settings_of(asgi_disconnect_grace_period=default).disconnect_grace is None
+    assert settings_of(asgi_disconnect_grace_period=default + 7).disconnect_grace == default + 7
+    assert settings_of(asgi_disconnect_grace_period=0).disconnect_grace == 0
 
 
 @needs_asgi_settings

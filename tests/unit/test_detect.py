@@ -228,3 +228,69 @@ def asgi2_function(scope: Any) -> Any: ...
 def test_asgi_2_is_refused_with_the_adapter_to_use(app: Any) -> None:
     with pytest.raises(InvalidApplication, match="guarantee_single_callable"):
         detect_interface(app)
+
+
+class CalledThrice:
+    """No application, though each call of it gives something to call."""
+
+    def __init__(self, scope: Any, receive: Any) -> None: ...
+
+    async def __call__(self, send: Any) -> None: ...
+
+
+def test_a_class_that_is_not_called_as_asgi_2_is_not_taken_for_it() -> None:
+    with pytest.raises(InvalidApplication, match="CalledThrice is a class, and not an instance of one") as refusal:
+        detect_interface(CalledThrice)
+    assert "ASGI 2" not in str(refusal.value)
+
+
+class Endpoint:
+    """As frameworks have it: a class whose instances are awaited in place of a call."""
+
+    def __init__(self, scope: Any, receive: Any, send: Any) -> None: ...
+
+    def __await__(self) -> Any:
+        yield
+
+
+def test_a_class_whose_instances_are_awaited_is_asgi_3() -> None:
+    assert detect_interface(Endpoint) is Interface.ASGI3
+
+
+class AwaitedWithoutArguments:
+    def __await__(self) -> Any:
+        yield
+
+
+def test_a_class_whose_instances_are_awaited_takes_three_arguments() -> None:
+    with pytest.raises(InvalidApplication, match="is a class"):
+        detect_interface(AwaitedWithoutArguments)
+
+
+async def anything(*args: Any) -> None: ...
+
+
+async def optional_all(scope: Any = None, receive: Any = None, send: Any = None) -> None: ...
+
+
+@pytest.mark.parametrize("app", [anything, optional_all, decorated(anything)])
+def test_what_takes_both_numbers_of_arguments_is_asgi_3(app: Any) -> None:
+    assert detect_interface(app) is Interface.ASGI3
+
+
+@pytest.mark.parametrize("app", [channels_app, asgi_app, optional_third, synchronous, anything, ASGI2])
+@pytest.mark.parametrize("wanted", [Interface.CHANNELS, Interface.ASGI3])
+def test_what_is_wanted_is_not_guessed(app: Any, wanted: Interface) -> None:
+    assert detect_interface(app, wanted.value) is wanted
+
+
+@pytest.mark.parametrize("wanted", ["auto", "channels", "asgi3"])
+def test_what_can_not_be_called_is_refused_whatever_is_wanted(wanted: str) -> None:
+    with pytest.raises(InvalidApplication, match="can't be called"):
+        detect_interface(NotCallable(), wanted)
+
+
+def test_asgi_2_is_refused_by_its_own_name() -> None:
+    with pytest.raises(InvalidApplication, match=r"guarantee_single_callable\(ASGI2\)") as refusal:
+        detect_interface(ASGI2)
+    assert "\n" not in str(refusal.value)

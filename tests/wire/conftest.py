@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .harness import LOOPS, Worker, hello
+from .harness import LOOPS, ASGIWorker, Worker, hello
 
 
 class Serve:
@@ -18,6 +18,12 @@ class Serve:
 
     def __call__(self, app: Callable[..., Any] = hello, **settings: Any) -> Worker:
         worker = Worker(app, settings)
+        self.workers.append(worker)
+        return worker
+
+    def asgi(self, app: Callable[..., Any], **settings: Any) -> ASGIWorker:
+        """The same for an application of ASGI 3."""
+        worker = ASGIWorker(app, settings)
         self.workers.append(worker)
         return worker
 

@@ -17,9 +17,10 @@ import uvloop
 
 from uvicorn_worker.clock import Clock, Deadlines
 from uvicorn_worker.config import Settings
+from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.protocol import HTTP11Protocol
 from uvicorn_worker.http11.upgrade import Upgrade
-from uvicorn_worker.server import UPGRADES, ChannelsExchange, ChannelsSession
+from uvicorn_worker.server import UPGRADES, ASGIExchange, ASGISession, ChannelsExchange, ChannelsSession
 from uvicorn_worker.service import Service
 
 T = TypeVar("T")
@@ -316,7 +317,7 @@ class Worker:
         self.service.upgrade_class = Upgrade
         self.service.session_class = ChannelsSession
         self.clients: list[Client] = []
-        self.exchange_class: type[ChannelsExchange] = ChannelsExchange
+        self.exchange_class: type[Exchange] = ChannelsExchange
         self.protocol_class: type[HTTP11Protocol] = HTTP11Protocol
 
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -368,6 +369,15 @@ class Worker:
         assert not self.service.running
         assert self.waiting == 0
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+class ASGIWorker(Worker):
+    """The same for an application of ASGI 3."""
+
+    def __init__(self, app: Callable[..., Any], settings: dict[str, Any]) -> None:
+        super().__init__(app, settings)
+        self.service.session_class = ASGISession
+        self.exchange_class = ASGIExchange
 
 
 def assert_unfinished(worker: Worker, call: str) -> None:

@@ -12,14 +12,14 @@ import ssl
 from collections.abc import Coroutine
 from enum import IntEnum
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from uvicorn_worker._types import Address, Application, Message, ReplyFields, RequestFields
-from uvicorn_worker.config import COPY_BOUND
+from uvicorn_worker.config import BODILESS_STATUSES, COPY_BOUND
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, IllegalMove, InvalidReply, RequestRefused, WorkerExit
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, COMPLETE, EXPECTED, READING, BodyWire, RequestBody
-from uvicorn_worker.http11.framing import BODILESS_STATUSES, Target
+from uvicorn_worker.http11.framing import Target
 from uvicorn_worker.http11.wire import LAST_LENGTH_LINES, LINES
 from uvicorn_worker.service import Service
 
@@ -42,6 +42,7 @@ class Wire(BodyWire, Protocol):
     __slots__ = ()
 
     template: Message
+    has_ended: bool
     keeps_alive: bool
     write_paused: bool
 
@@ -89,6 +90,9 @@ class Exchange(RequestBody):
         "version",
     )
 
+    #: Whether the interface shows fields as tuples, and not as lists.
+    has_tuples: ClassVar[bool] = False
+
     # What only some exchanges need is set when they come to need it: each attribute costs 75 instructions a request.
     connection: Wire
     _framing: framing.Framing
@@ -105,8 +109,8 @@ class Exchange(RequestBody):
         self.headers = headers
         #: Whether the connection outlives this exchange, as far as is known yet.
         self.keep_alive = connection.keeps_alive
-        #: Whether nothing about the request changes how a whole response looks, but for its method.
-        self.is_usual = connection.keeps_alive
+        #: Whether nothing about the request changes how a whole response looks.
+        self.is_usual = connection.keeps_alive and method != "HEAD"
         self.body = ABSENT
         self.reply = WAITING
 
@@ -142,7 +146,7 @@ class Exchange(RequestBody):
         try:
             await self.call(service.app)
             if self.reply is not FINISHED and self.reply is not GONE:
-                self._answer_for_the_application("returned without finishing its reply (was each send awaited?)", None)
+                self._application_returned()
         except (WorkerExit, GeneratorExit):
             raise
         except BaseException as error:  # SystemExit too: an application doesn't end the worker (and its siblings).
@@ -158,6 +162,10 @@ class Exchange(RequestBody):
             self.task.cancel()
             # One that has not begun yet never gets to the end of run().
             self.task.add_done_callback(lambda _: self.connection.service.running.discard(self))
+
+    def _application_returned(self) -> None:
+        """It has returned, and its reply is not finished."""
+        self._answer_for_the_application("returned without finishing its reply (was each send awaited?)", None)
 
     def _application_raised(self, error: BaseException) -> None:
         if isinstance(error, ClientDisconnected) and (self.reply is GONE or self.body is BROKEN):
@@ -195,19 +203,17 @@ class Exchange(RequestBody):
         """
         if self.reply is not WAITING:
             self._check_move("a second start")
-        if not self.is_usual or self.method == "HEAD":
+        if not self.is_usual:
             return self._send_whole_unusual(status, fields, content)
         connection = self.connection
         lines = b""
         try:
-            prefix = connection.service.prefixes[status]
+            prefix = connection.service.usual_prefixes[status]
             if type(fields) is not list:
                 fields = list(fields)  # It may be looked through again.
             for name, value in fields:
                 lines += LINES[name, value]
-        except (wire.DecisiveField, TypeError, ValueError):
-            return self._send_whole_unusual(status, fields, content)
-        if status in BODILESS_STATUSES:
+        except (wire.DecisiveField, KeyError, TypeError, ValueError):
             return self._send_whole_unusual(status, fields, content)
         length = len(content)
         if length > COPY_BOUND:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from uvicorn_worker._types import RequestFields
-from uvicorn_worker.config import Settings
+from uvicorn_worker.config import BODILESS_STATUSES, Settings
 from uvicorn_worker.errors import InvalidReply, RequestRefused
 
 #: Methods of RTSP that the parser knows and HTTP does not have.
@@ -92,10 +92,12 @@ def split_target(target: bytes) -> Target:
     return Target(path, raw_path, query_string)
 
 
-def split_other_target(target: bytes, method: str, fields: RequestFields) -> Target:
+def split_other_target(
+    target: bytes, method: str, fields: RequestFields, pair: Callable[[tuple[bytes, bytes]], object] = list
+) -> Target:
     """Take apart a target in absolute or asterisk form (RFC 9112 sections 3.2.2 and 3.2.4).
 
-    The authority of an absolute form takes the place of the ``Host`` field in ``fields``. Raises
+    The authority of an absolute form takes the place of the ``Host`` field in ``fields``, as a ``pair``. Raises
     :class:`RequestRefused`.
     """
     if target == b"*" and method == "OPTIONS":
@@ -106,12 +108,13 @@ def split_other_target(target: bytes, method: str, fields: RequestFields) -> Tar
     authority, rest = match.groups()
     if not authority or not is_host(authority):
         raise refuse("Invalid authority in the request target")
-    for field in fields:
-        if field[0] == b"host":
-            field[1] = authority
+    host: Any = pair((b"host", authority))
+    for position, (name, _) in enumerate(fields):
+        if name == b"host":
+            fields[position] = host
             break
     else:
-        fields.insert(0, [b"host", authority])
+        fields.insert(0, host)
     if not rest and method == "OPTIONS":
         return Target("*", b"*", b"")
     return split_target(rest if rest.startswith(b"/") else b"/" + rest)
@@ -204,10 +207,6 @@ def last_chunk(trailers: bytes) -> bytes:
     return b"0\r\n%b\r\n" % trailers
 
 
-#: Statuses of responses that have no body (RFC 9110 section 6.4.1).
-BODILESS_STATUSES = frozenset((*range(100, 200), 204, 304))
-
-
 def delimit(
     status: int, declared: int | None, *, is_head: bool, has_chunks: bool
 ) -> tuple[bytes, Framing, int | None]:
@@ -235,6 +234,8 @@ def has_token(values: Iterable[bytes], token: bytes) -> bool:
 
 def parse_content_length(values: list[bytes]) -> int:
     """The number in the ``content-length`` fields of a response; raises :class:`InvalidReply`."""
-    if len(set(values)) != 1 or not values[0].isdigit():
-        raise InvalidReply(f"content-length must be one whole number, not {b', '.join(values)!r}")
+    if not all(isinstance(value, bytes) for value in values):
+        raise InvalidReply(f"content-length must be bytes, not {values!r:.100}")
+    if len(set(values)) != 1 or not values[0].isdigit() or len(values[0]) > 18:
+        raise InvalidReply(f"content-length must be one whole number, not {b', '.join(values)!r:.100}")
     return int(values[0])

@@ -44,6 +44,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         "_unparsed",
         "_unsent",
         "_waiting",
+        "has_ended",
         "is_closing",
         "template",
         "write",
@@ -56,6 +57,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         super().__init__(service, exchange_class)
         self.template = exchange_class.template_for(service, client, server)
         self.write_paused = False
+        #: Whether the client sends no more.
+        self.has_ended = False
         #: The exchange that is being answered, and those behind it, with what is refused after them.
         self._exchange: Exchange | None = None
         self._queue: deque[Exchange | RequestRefused] | None = None
@@ -291,6 +294,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
             self._incoming = None
         if self._exchange is not None:
             self._exchange.client_ended()
+        self.has_ended = True
         if last is None or self.service.scheme == "https":
             return False
         if isinstance(last, Exchange):
@@ -381,6 +385,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
 
     def _leave(self) -> None:
         """Let go of everything: the connection has gone, or speaks another protocol."""
+        self.has_ended = True
         self.write_paused = False
         self._wait(None)
         self._read_no_more()

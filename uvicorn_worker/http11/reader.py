@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 
-from uvicorn_worker._types import RequestFields
 from uvicorn_worker.config import BLANK_BYTES, SLICE, UNSEEN_BYTES
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import framing
@@ -72,21 +72,22 @@ class RequestReader(Wire):
         "_url",
         "_watch",
         "keeps_alive",
+        "on_header",
         "service",
     )
 
     def __init__(self, service: Service, exchange_class: type[Exchange]) -> None:
         self.service = service
         self._exchange_class = exchange_class
-        self._parser: Any = httptools.HttpRequestParser(self)
+        self._parser = self._new_parser()
         self._phase = HEAD
         #: Bytes that can be read at once: no head of so many is over a limit.
         self._slice = service.slice_without_limits
         self._url = b""
         self._host: bytes | None = None
-        self._headers: RequestFields = []
+        self._headers: Any = []
         #: The fields that say how a request is to be read, but for its first Host.
-        self._decisive: RequestFields = []
+        self._decisive: list[tuple[bytes, bytes]] = []
         #: Whether the last slice ended within a head or a body, or before a head.
         self._unfinished = False
         #: Bytes of the slices that did, as far as they are not of the body; the first slice of a head is not counted.
@@ -104,6 +105,17 @@ class RequestReader(Wire):
         self._refusal: RequestRefused | None = None
         #: A request to switch protocols, until the parser has stopped behind it.
         self._upgrade: Exchange | None = None
+
+    #: What the parser calls for each field: one of two.
+    on_header: Callable[[bytes, bytes], None]
+
+    def _new_parser(self) -> Any:
+        # The parser looks its callbacks up now, and keeps them. Making pairs in the kind that the interface shows saves
+        # making each of them twice.
+        self.on_header = self._on_header_tuple if self._exchange_class.has_tuples else self._on_header_list
+        parser = httptools.HttpRequestParser(self)
+        del self.on_header
+        return parser
 
     # What the protocol makes of it.
 
@@ -145,15 +157,25 @@ class RequestReader(Wire):
         self._url += url
         self._unfinished = True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
+    def _on_header_list(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        field = [name, value.rstrip(b" \t")]
+        value = value.rstrip(b" \t")
         if name in DECISIVE_FIELDS:
             if name == b"host" and self._host is None:
-                self._host = field[1]
+                self._host = value
             else:
-                self._decisive.append(field)
-        self._headers.append(field)
+                self._decisive.append((name, value))
+        self._headers.append([name, value])
+
+    def _on_header_tuple(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        if name in DECISIVE_FIELDS:
+            if name == b"host" and self._host is None:
+                self._host = value
+            else:
+                self._decisive.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._phase is not HEAD:
@@ -167,7 +189,8 @@ class RequestReader(Wire):
             try:
                 target = _TARGETS[self._url]
             except framing.NotOriginForm:
-                target = framing.split_other_target(self._url, method, headers)
+                pair = tuple if self._exchange_class.has_tuples else list
+                target = framing.split_other_target(self._url, method, headers, pair)
             exchange = self._exchange_class(self, method, target, headers)
             # The parser tells the version only as text made anew, at 2,600 instructions. Without a Connection field,
             # only HTTP/1.1 keeps the connection.
@@ -367,6 +390,6 @@ class RequestReader(Wire):
             assert self._incoming is not None
             length = self._incoming.body_length
             body_field = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
-            self._parser = httptools.HttpRequestParser(self)
+            self._parser = self._new_parser()
             self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % body_field)
             self._url = b""

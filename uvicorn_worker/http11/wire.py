@@ -6,7 +6,7 @@ from collections.abc import Container
 from http import HTTPStatus
 
 from uvicorn_worker._types import ReplyFields
-from uvicorn_worker.config import TOKEN
+from uvicorn_worker.config import BODILESS_STATUSES, TOKEN
 from uvicorn_worker.errors import InvalidReply
 from uvicorn_worker.memo import Memo
 
@@ -144,6 +144,15 @@ class Prefixes(dict[int, bytes]):
         server = b"" if SERVER in given else self._server
         date = b"" if DATE in given else self._date
         return STATUS_LINES[status] + server + date + self._headers
+
+
+class UsualPrefixes(Prefixes):
+    """The same for the statuses of responses that have a body; ``KeyError`` for others, and for what is no status."""
+
+    def __missing__(self, status: int) -> bytes:
+        if status not in STATUS_LINES or status in BODILESS_STATUSES:
+            raise KeyError(status)
+        return super().__missing__(status)
 
 
 def refusal(prefix: bytes, reason: str, *, with_body: bool) -> bytes:

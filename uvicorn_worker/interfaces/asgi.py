@@ -14,11 +14,10 @@ from uvicorn_worker._types import Address, Application, Message, ReplyFields
 from uvicorn_worker.config import COPY_BOUND, FILE_PIECE
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
 from uvicorn_worker.http11 import framing, wire
-from uvicorn_worker.http11.body import ABSENT
-from uvicorn_worker.http11.exchange import FINISHED, GONE, WAITING, Exchange
-from uvicorn_worker.http11.framing import BODILESS_STATUSES
+from uvicorn_worker.http11.body import ABSENT, BROKEN
+from uvicorn_worker.http11.exchange import FINISHED, GONE, HELD, OPEN, WAITING, Exchange
 from uvicorn_worker.http11.wire import CONTENT_LENGTH, LAST_LENGTH_LINES, LINES
-from uvicorn_worker.interfaces.scope import scope_of, template_for, tls_extension
+from uvicorn_worker.interfaces.scope import bytes_of, scope_of, template_for, tls_extension
 from uvicorn_worker.memo import Memo
 from uvicorn_worker.service import Service
 
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
 else:
     _OverExchange = object
 
-_DIGITS: Memo[int, bytes] = Memo(lambda length: b"%d" % length, lambda length: length < 1 << 16)
+_LENGTHS: Memo[bytes, int] = Memo(lambda value: framing.parse_content_length([value]), lambda value: len(value) <= 5)
 
 
-#: The start of a response until its body shows how it is delimited: the status, the fields, the head but for the length
-#: (``None`` where more than that decides it), the length that the application gave, and whether trailers follow.
-Start = tuple[int, ReplyFields, bytes | None, bytes | None, bool]
+#: The start of a response until its body shows how it is delimited: the head but for the length (``None`` where more
+#: than that decides it), the length that the application gave, the event, and its headers.
+Start = tuple[bytes | None, int | None, Message, ReplyFields]
 
 
 class HTTPASGI(_OverExchange):
@@ -41,16 +40,20 @@ class HTTPASGI(_OverExchange):
     if not TYPE_CHECKING:
         __slots__ = ()  # The exchange's class has them: SLOTS.
 
-    SLOTS = ("_asked", "_gone", "_start", "_trailers")
+    SLOTS = ("_asked", "_gone", "_told", "_trailers", "held_start")
+
+    has_tuples = True
 
     #: The start that was sent, and is still held back.
-    _start: Start | None
-    #: The lines of trailers, where some will come.
-    _trailers: bytes | None
+    held_start: Start | None
+    #: ``None`` where there are no trailers, ``False`` while the body comes before them, and then their lines.
+    _trailers: bytes | bool | None
     #: Whether all that there is of the request was received.
     _asked: bool
     #: Whether the client has gone, or what waits for that.
     _gone: asyncio.Future[None] | bool
+    #: Whether the application was told so.
+    _told: bool
 
     @classmethod
     def template_for(cls, service: Service, client: Address | None, server: Address | None) -> Message:
@@ -61,15 +64,16 @@ class HTTPASGI(_OverExchange):
         template["extensions"] = template["extensions"] | {"tls": tls_extension(connection)}
 
     def call(self, app: Application) -> Coroutine[Any, Any, None]:
-        scope = scope_of(self)
-        self._start = self._trailers = None
-        self._asked = False
-        self._gone = self.reply is GONE
-        return app(scope, self.receive, self.send)
+        self.held_start = self._trailers = None
+        self._asked = self._told = False
+        self._gone = self.connection.has_ended
+        return app(scope_of(self), self.receive, self.send)
 
     async def receive(self) -> Message:
         """The next event of the request: ``http.request``, and ``http.disconnect`` when the client has gone or the
         response is complete."""
+        if self.reply is FINISHED:
+            return {"type": "http.disconnect"}
         if self.body is ABSENT:
             if not self._asked:
                 self._asked = True
@@ -78,14 +82,16 @@ class HTTPASGI(_OverExchange):
             try:
                 content, more_content = await self.receive_body()
             except ClientDisconnected:
-                self._asked = True
+                self._asked = self._told = True
+                self.client_ended()
                 return {"type": "http.disconnect"}
             self._asked = not more_content
             return {"type": "http.request", "body": content, "more_body": more_content}
-        if self.reply < FINISHED and self._gone is not True:
+        if self._gone is not True and self.reply < FINISHED:
             if self._gone is False:
                 self._gone = self.connection.service.loop.create_future()
             await asyncio.shield(self._gone)
+        self._told = True
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -95,99 +101,76 @@ class HTTPASGI(_OverExchange):
         (an ``OSError``) once the client has gone.
         """
         kind = message["type"]
+        if kind == "http.response.start":
+            if self.reply is not WAITING or self.held_start is not None:
+                self._refuse_event("a second http.response.start")
+            fields = message.get("headers", ())
+            service = self.connection.service
+            length = None
+            try:
+                head = service.usual_prefixes[message["status"]]
+                if type(fields) is not list:
+                    fields = list(fields)  # It may be looked through again.
+                for name, value in fields:
+                    if name == b"content-length" and length is None:
+                        length = _LENGTHS[value]
+                    else:
+                        head += LINES[name, value]
+                if self.is_usual and "trailers" not in message:
+                    self.held_start = head, length, message, fields
+                else:
+                    self.held_start = None, None, message, fields
+            except (wire.DecisiveField, KeyError, TypeError, ValueError):
+                self.held_start = None, None, message, _check_start(message, fields)
+            # It waits for the body, in the same turn of the loop. One callback a turn for all that hold something back
+            # costs less than one each.
+            held = service.held
+            if not held:
+                service.loop.call_soon(service.let_go)
+            held.append(self)
+            return
         if kind == "http.response.body":
             body = message.get("body", b"")
             if type(body) is not bytes:
-                body = _bytes_of(body)
-            start = self._start
-            if start is not None and not message.get("more_body"):
-                self._start = None
-                self._send_whole(start, body)
-            else:
+                body = bytes_of(body)
+            start = self.held_start
+            if start is None or message.get("more_body"):
                 self._send_part(body, more=bool(message.get("more_body")))
-            if self.reply is FINISHED and self._gone is not False:
-                self.client_ended()
-        elif kind == "http.response.start":
-            self._hold(message)
+            else:
+                self._send_whole(start, body)
         else:
             await self._send_extension(kind, message)
-        if self.connection.write_paused or self.connection.is_closing():
+        if self._gone is not False and self.reply is FINISHED:
+            self.client_ended()
+        connection = self.connection
+        if connection.write_paused or (self.reply is not FINISHED and connection.is_closing()):
             await self.drain()
 
-    # The start waits for the body in the same turn of the loop.
-
-    def _hold(self, message: Message) -> None:
-        if self.reply is not WAITING or self._start is not None:
-            self._refuse_event("a second http.response.start")
-        status = message["status"]
-        fields = message.get("headers", ())
-        service = self.connection.service
-        length = None
-        try:
-            head = service.prefixes[status]
-            if type(fields) is not list:
-                fields = list(fields)  # It may be looked through again.
-            for name, value in fields:
-                if name == b"content-length" and length is None and value.isdigit():
-                    length = value
-                else:
-                    head += LINES[name, value]
-            self._start = status, fields, head, length, "trailers" in message and bool(message["trailers"])
-        except (wire.DecisiveField, AttributeError, TypeError, ValueError):
-            self._start = self._unusual_start(status, fields, message)
-        # One callback a turn for all that hold something back costs less than one each.
-        held = service.held
-        if not held:
-            service.loop.call_soon(service.let_go)
-        held.append(self)
-
-    def _unusual_start(self, status: int, fields: ReplyFields, message: Message) -> Start:
-        """The start where more than its length decides how the response looks; raises where it can't be sent."""
-        wire.check_status(status)
-        if status in wire.INTERIM_STATUSES:
-            raise InvalidReply(f"a response can't start with {status}, which is an interim status")
-        fields = wire.list_fields(fields)
-        _, given = wire.encode_fields(fields)
-        if CONTENT_LENGTH in given:
-            framing.parse_content_length(given[CONTENT_LENGTH])
-        return status, fields, None, None, bool(message.get("trailers"))
-
     def let_go(self) -> None:
-        """The turn of the loop is over: what was held back leaves without the body."""
-        if self._start is not None and self.reply is WAITING:
+        """The turn of the loop is over, and the body has not come."""
+        if self.reply is WAITING:
             self._begin()
             self._let_head_go()
 
     def _begin(self) -> None:
         """Start a response whose body comes in parts."""
-        if self._start is None:
+        if self.held_start is None:
             return
-        status, fields, _, _, trailers = self._start
-        self._start = None
-        self.start(status, fields)
-        if trailers:
-            self._trailers = b""
+        _, _, message, fields = self.held_start
+        self.held_start = None
+        self.start(message["status"], fields)
+        self._trailers = False if message.get("trailers") else None
 
     def _send_whole(self, start: Start, body: bytes) -> None:
         """Send a response whose body is all there: in one transport write, if it is not large."""
-        status, fields, head, given, trailers = start
+        head, given, message, fields = start
         length = len(body)
-        if (
-            head is None
-            or (given is not None and given != _DIGITS[length])
-            or not self.is_usual
-            or length > COPY_BOUND
-            or trailers
-            or status in BODILESS_STATUSES
-            or self.method == "HEAD"
-            or self.reply is not WAITING
-        ):
-            if trailers:
-                self._start = start
-                self._send_part(body, more=False)
-            else:
-                self.send_whole(status, fields, body)
-            return
+        if head is None or (given is not None and given != length) or length > COPY_BOUND or self.reply is not WAITING:
+            if message.get("trailers"):
+                return self._send_part(body, more=False)
+            self.held_start = None
+            return self.send_whole(message["status"], fields, body)
+        self.held_start = None
         connection = self.connection
         connection.write(b"".join((head, LAST_LENGTH_LINES[length], body)))
         self.reply = FINISHED
@@ -198,7 +181,11 @@ class HTTPASGI(_OverExchange):
         self._begin()
         if self.reply is WAITING:
             self._refuse_event("http.response.body before http.response.start")
+        if type(self._trailers) is bytes:
+            raise IllegalMove("http.response.body where http.response.trailers is due")
         self.write(body, finish=not more and self._trailers is None)
+        if not more and self._trailers is False:
+            self._trailers = b""
 
     def _refuse_event(self, what: str) -> None:
         """Raise the error for an event that can't be sent now."""
@@ -210,9 +197,9 @@ class HTTPASGI(_OverExchange):
 
     async def _send_extension(self, kind: str, message: Message) -> None:
         if kind == "http.response.early_hint":
-            if self._start is not None:
+            if self.held_start is not None:
                 self._refuse_event("http.response.early_hint after http.response.start")
-            self._send_interim(HTTPStatus.EARLY_HINTS, [(b"link", bytes(link)) for link in message.get("links", ())])
+            self._send_interim(HTTPStatus.EARLY_HINTS, [(b"link", bytes_of(link)) for link in message.get("links", ())])
         elif kind == "http.response.trailers":
             self._send_trailers(message)
         elif kind == "http.response.pathsend":
@@ -222,8 +209,8 @@ class HTTPASGI(_OverExchange):
 
     def _send_trailers(self, message: Message) -> None:
         """Finish a response with trailers, which reach the client if it is sent in chunks (RFC 9110 section 6.5)."""
-        if self._trailers is None:
-            self._refuse_event("http.response.trailers without an http.response.start that says trailers")
+        if type(self._trailers) is not bytes:
+            self._check_move("http.response.trailers before the end of a body that they were announced with")
             return
         lines, decisive = wire.encode_fields(message.get("headers", ()))
         if decisive:
@@ -235,31 +222,54 @@ class HTTPASGI(_OverExchange):
     async def _send_file(self, path: str) -> None:
         """Send a file as the body, read in a thread and in pieces, so that it neither blocks the loop nor fills the
         memory."""
-        if self._start is None:
-            self._refuse_event("http.response.pathsend without an http.response.start before it")
-            return
-        status, fields, _, _, _ = self._start
-        self._start = None  # It waits for the file.
+        start, self.held_start = self.held_start, None  # It waits for the file, unless it has left.
+        if start is None and self.reply is not OPEN and self.reply is not HELD:
+            self._refuse_event("http.response.pathsend before http.response.start")
         in_thread = self.connection.service.loop.run_in_executor
         file = await in_thread(None, Path(path).open, "rb")
         try:
             left = (await in_thread(None, os.fstat, file.fileno())).st_size
-            if all(name.lower() != CONTENT_LENGTH for name, _ in fields):
-                fields = [*fields, (CONTENT_LENGTH, b"%d" % left)]
-            self.start(status, fields)
+            if start is not None:
+                _, _, message, fields = start
+                if all(name.lower() != CONTENT_LENGTH for name, _ in fields):
+                    fields = [*fields, (CONTENT_LENGTH, b"%d" % left)]
+                self.held_start = None, None, message, fields
+                self._begin()
             while left and self.method != "HEAD":
                 data = await in_thread(None, file.read, min(left, FILE_PIECE))
                 if not data:
                     raise InvalidReply(f"{path} has become shorter while it was sent")
                 left -= len(data)
-                self.write(data, finish=not left)
+                self._send_part(data, more=bool(left))
                 await self.drain()
-            if self.reply is not FINISHED:
-                self.write(b"", finish=True)
+            if self.reply is not FINISHED and type(self._trailers) is not bytes:
+                self._send_part(b"", more=False)
         finally:
             await in_thread(None, file.close)
 
-    # The end of the client.
+    # The end of the call, and of the client.
+
+    def _application_returned(self) -> None:
+        if self.body is BROKEN and self.reply < OPEN:
+            failure, reason = self._failure  # It was told so by an event, and has nothing to answer.
+            self._application_raised(failure(reason))
+        elif self._told:
+            self.connection.cut(self)  # As it should: there is nobody to finish for.
+        else:
+            super()._application_returned()
+
+    def _application_raised(self, error: BaseException) -> None:
+        if self.reply is GONE and self._is_about_the_client(error):
+            return
+        super()._application_raised(error)
+
+    def _is_about_the_client(self, error: BaseException | None) -> bool:
+        """Whether ``error`` comes of the client's leaving: frameworks make errors of their own of ours."""
+        if isinstance(error, asyncio.CancelledError):
+            return self.connection.service.settings.disconnect_grace is not None
+        while error is not None and not isinstance(error, ClientDisconnected):
+            error = error.__cause__ or error.__context__
+        return error is not None
 
     def client_gone(self) -> None:
         super().client_gone()
@@ -275,7 +285,14 @@ class HTTPASGI(_OverExchange):
             gone.set_result(None)
 
 
-def _bytes_of(body: object) -> bytes:
-    if isinstance(body, (bytearray, memoryview)):
-        return bytes(body)
-    raise InvalidReply(f"body must be bytes, not {body!r:.100}")
+def _check_start(message: Message, fields: ReplyFields) -> ReplyFields:
+    """Raise what is wrong with the start of a response now, and not when it leaves; its fields."""
+    status = message["status"]
+    wire.check_status(status)
+    if status in wire.INTERIM_STATUSES:
+        raise InvalidReply(f"a response can't start with {status}, which is an interim status")
+    fields = wire.list_fields(fields)
+    _, given = wire.encode_fields(fields)
+    if CONTENT_LENGTH in given:
+        framing.parse_content_length(given[CONTENT_LENGTH])
+    return fields

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn_worker._types import Message, ReplyFields
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 from uvicorn_worker.http11.exchange import WAITING, Exchange
-from uvicorn_worker.interfaces.scope import scope_of
+from uvicorn_worker.interfaces.scope import bytes_of, scope_of
 from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
 from uvicorn_worker.websocket.session import ASKED, NORMAL_CLOSURE, OPEN, Session
 
@@ -65,9 +65,10 @@ class WebSocketASGI(_OverSession):
             self._events.append({"type": "websocket.receive", "text": text})
         else:
             self._events.append({"type": "websocket.receive", "bytes": data})
-        if self._waiter is not None:
+        waiting = self._waiter is not None
+        if waiting:
             self._wake()
-        elif len(self._events) >= self.service.settings.ws_max_queue:
+        if len(self._events) - waiting >= self.service.settings.ws_max_queue:
             self.wire.hold()
 
     def weigh(self, size: int) -> None:
@@ -126,6 +127,8 @@ class WebSocketASGI(_OverSession):
             if self.state is not OPEN:
                 raise IllegalMove("websocket.send before websocket.accept")
             self.wire.send(*_payload_of(message))
+        elif self._denial is not None and kind in ("websocket.accept", "websocket.close"):
+            raise IllegalMove(f"{kind} after websocket.http.response.start")
         elif kind == "websocket.accept":
             self.accept(message.get("subprotocol"), message.get("headers") or ())
         elif kind == "websocket.close":
@@ -136,7 +139,7 @@ class WebSocketASGI(_OverSession):
                 raise IllegalMove("a second websocket.http.response.start")
             self._denial = message["status"], message.get("headers") or ()
         elif kind == "websocket.http.response.body":
-            await self._deny(bytes(message.get("body", b"")), more=bool(message.get("more_body")))
+            await self._deny(bytes_of(message.get("body", b"")), more=bool(message.get("more_body")))
         else:
             raise IllegalMove(f"there is no event {kind!r} of a WebSocket")
         if self.state is OPEN and (self.wire.write_paused or self.wire.is_closing()):

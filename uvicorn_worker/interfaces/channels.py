@@ -14,7 +14,7 @@ from uvicorn_worker._types import Address, Application, Message
 from uvicorn_worker.config import RECEIVE_GRACE
 from uvicorn_worker.errors import InvalidReply, WorkerExit
 from uvicorn_worker.http11.body import ABSENT
-from uvicorn_worker.http11.exchange import WAITING, Exchange
+from uvicorn_worker.http11.exchange import FINISHED, WAITING, Exchange
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
 from uvicorn_worker.websocket.session import NORMAL_CLOSURE, OPEN, OVER, Session
@@ -111,7 +111,8 @@ class HTTPChannels(Named, _OverExchange):
             raise InvalidReply("the first message of a reply must have a status")
         else:
             self.write(content, finish=not more_content)
-        if self.connection.write_paused or self.connection.is_closing():
+        connection = self.connection
+        if connection.write_paused or (self.reply is not FINISHED and connection.is_closing()):
             await self.drain()
 
     async def receive(self) -> Message:

@@ -7,6 +7,7 @@ import ssl
 from typing import Any
 
 from uvicorn_worker._types import Address, Message
+from uvicorn_worker.errors import InvalidReply
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.service import Service
 
@@ -60,17 +61,18 @@ def template_for(service: Service, client: Address | None, server: Address | Non
 def scope_of(request: Exchange) -> Message:
     """The scope of a request, which is that of a WebSocket's handshake but for a few keys."""
     connection = request.connection
+    state = connection.service.state
     scope = connection.template.copy()
     if request.version != "1.1":
         scope["http_version"] = request.version
     scope["method"] = request.method
     scope["path"], scope["raw_path"], scope["query_string"] = request.target
     root_path = scope["root_path"]
-    if root_path:
+    if root_path and scope["path"] != "*":
         scope["path"] = root_path + scope["path"]
         scope["raw_path"] = root_path.encode() + scope["raw_path"]
-    scope["headers"] = list(map(tuple, request.headers))
-    scope["state"] = connection.service.state.copy()
+    scope["headers"] = request.headers
+    scope["state"] = state.copy() if state else {}
     scope["extensions"] = scope["extensions"].copy()
     return scope
 
@@ -93,8 +95,18 @@ def tls_extension(connection: ssl.SSLObject) -> dict[str, Any]:
 def _name_of(certificate: dict[str, Any]) -> str | None:
     """The subject of a client's certificate as RFC 4514 writes it, the most specific part first."""
     parts = [
-        f"{_ATTRIBUTES.get(kind, kind)}={_SPECIAL.sub(lambda match: chr(92) + match[0], value)}"
+        "+".join(f"{_ATTRIBUTES.get(kind, kind)}={_SPECIAL.sub(_escape, value)}" for kind, value in relative_name)
         for relative_name in certificate.get("subject", ())
-        for kind, value in relative_name
     ]
     return ",".join(reversed(parts)) or None
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "\\" + match[0]
+
+
+def bytes_of(body: object) -> bytes:
+    """What an event has as bytes; raises :class:`InvalidReply`."""
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise InvalidReply(f"expected bytes, not {body!r:.100}")
