@@ -70,6 +70,7 @@ class UvicornWorker(Worker):
         self._is_leaving = False
         self.loop: asyncio.AbstractEventLoop
         self.loop = asyncio.new_event_loop() if self._settings.loop == "asyncio" else uvloop.new_event_loop()
+        self.loop.set_exception_handler(_ignore_exits)
         asyncio.set_event_loop(self.loop)
         super().init_process()
 
@@ -226,6 +227,12 @@ class UvicornWorker(Worker):
         self.log.critical("Worker (pid:%s) was aborted while it ran:\n%s", self.pid, stack)
         self.cfg.worker_abort(self)
         self._leave(1)
+
+
+def _ignore_exits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The handler of what nobody else handles: a task that was left by a signal has failed in nothing."""
+    if not isinstance(context.get("exception"), WorkerExit):
+        loop.default_exception_handler(context)
 
 
 class UvicornH11Worker(UvicornWorker):

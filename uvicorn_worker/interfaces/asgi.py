@@ -199,7 +199,8 @@ class HTTPASGI(_OverExchange):
         if kind == "http.response.early_hint":
             if self.held_start is not None:
                 self._refuse_event("http.response.early_hint after http.response.start")
-            self._send_interim(HTTPStatus.EARLY_HINTS, [(b"link", bytes_of(link)) for link in message.get("links", ())])
+            links = [(b"link", bytes_of(link, "a link")) for link in message.get("links", ())]
+            self._send_interim(HTTPStatus.EARLY_HINTS, links)
         elif kind == "http.response.trailers":
             self._send_trailers(message)
         elif kind == "http.response.pathsend":

@@ -105,8 +105,8 @@ def _escape(match: re.Match[str]) -> str:
     return "\\" + match[0]
 
 
-def bytes_of(body: object) -> bytes:
-    """What an event has as bytes; raises :class:`InvalidReply`."""
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body)
-    raise InvalidReply(f"expected bytes, not {body!r:.100}")
+def bytes_of(value: object, what: str = "body") -> bytes:
+    """The bytes that an event has as ``what``; raises :class:`InvalidReply`."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise InvalidReply(f"{what} must be bytes, not {value!r:.100}")

@@ -180,7 +180,10 @@ def test_a_response_streams_part_by_part(site: Site, request: pytest.FixtureRequ
 def test_a_generator_of_events_is_closed_when_the_client_leaves(
     site: Site, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    start, name = site.position(), request.node.name
+    name = request.node.name
+    if kind == "silent_events" and name.endswith(("[fastapi-silent_events]", "[starlette-silent_events]")):
+        pytest.skip("Starlette leaves it to the next send, where the server speaks 2.4 of the specification or later")
+    start = site.position()
     with site.http.stream("GET", f"/{kind}/{name}") as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")
         assert next(reply.iter_lines()) == "data: 0"
