@@ -324,8 +324,19 @@ async def test_a_client_that_goes_while_a_file_is_sent_ends_that(serve: Serve, t
     assert worker.log.take() == []
 
 
-@pytest.mark.parametrize("before", [[], [start(), None, None], [start(), part(b"a")], [start(), last()]])
-async def test_a_file_comes_with_the_start_of_the_same_turn(
+async def test_a_file_may_come_behind_a_start_that_has_left(serve: Serve, tmp_path: Path) -> None:
+    """Middlewares pass it on in a later turn of the loop."""
+    path, content = file_of(tmp_path, 5)
+    client = serve.asgi(Script(start(), None, None, pathsend(path))).connect()
+    client.send(get())
+    async with asyncio.timeout(10):
+        while not client.received.endswith(b"0\r\n\r\n"):
+            await turn()
+    assert client.received.endswith(b"\r\n\r\n5\r\n%b\r\n0\r\n\r\n" % content)
+
+
+@pytest.mark.parametrize("before", [[], [start(), part(b"a")], [start(), None, part(b"a")], [start(), last()]])
+async def test_a_file_comes_right_behind_the_start(
     serve: Serve, tmp_path: Path, before: list[Event | None]
 ) -> None:
     path, _ = file_of(tmp_path, 5)

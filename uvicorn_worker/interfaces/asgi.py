@@ -15,7 +15,7 @@ from uvicorn_worker.config import COPY_BOUND, FILE_PIECE
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN
-from uvicorn_worker.http11.exchange import FINISHED, GONE, HELD, OPEN, WAITING, Exchange
+from uvicorn_worker.http11.exchange import FINISHED, GONE, OPEN, WAITING, Exchange
 from uvicorn_worker.http11.wire import CONTENT_LENGTH, LAST_LENGTH_LINES, LINES
 from uvicorn_worker.interfaces.scope import bytes_of, scope_of, template_for, tls_extension
 from uvicorn_worker.memo import Memo
@@ -40,7 +40,7 @@ class HTTPASGI(_OverExchange):
     if not TYPE_CHECKING:
         __slots__ = ()  # The exchange's class has them: SLOTS.
 
-    SLOTS = ("_asked", "_gone", "_told", "_trailers", "held_start")
+    SLOTS = ("_asked", "_gone", "_head_is_alone", "_told", "_trailers", "held_start")
 
     has_tuples = True
 
@@ -54,6 +54,8 @@ class HTTPASGI(_OverExchange):
     _gone: asyncio.Future[None] | bool
     #: Whether the application was told so.
     _told: bool
+    #: Whether the start has left, and nothing of the body.
+    _head_is_alone: bool
 
     @classmethod
     def template_for(cls, service: Service, client: Address | None, server: Address | None) -> Message:
@@ -65,7 +67,7 @@ class HTTPASGI(_OverExchange):
 
     def call(self, app: Application) -> Coroutine[Any, Any, None]:
         self.held_start = self._trailers = None
-        self._asked = self._told = False
+        self._asked = self._told = self._head_is_alone = False
         self._gone = self.connection.has_ended
         return app(scope_of(self), self.receive, self.send)
 
@@ -129,15 +131,35 @@ class HTTPASGI(_OverExchange):
                 service.loop.call_soon(service.let_go)
             held.append(self)
             return
+        body = message.get("body", b"")
+        start = self.held_start
+        if kind != "http.response.body" or start is None or type(body) is not bytes or message.get("more_body"):
+            return await self._send_unusual(kind, message)
+        whole_head, given, _, _ = start
+        length = len(body)
+        is_as_given = given is None or given == length
+        if whole_head is None or not is_as_given or length > COPY_BOUND or self.reply is not WAITING:
+            return await self._send_unusual(kind, message)
+        self.held_start = None
+        connection = self.connection
+        connection.write(b"".join((whole_head, LAST_LENGTH_LINES[length], body)))
+        self.reply = FINISHED
+        connection.go_on(self)
+        if self._gone is not False:
+            self.client_ended()
+        if connection.write_paused:
+            await self.drain()
+
+    async def _send_unusual(self, kind: str, message: Message) -> None:
+        """Send what is not the start of a response, nor the small whole body behind it."""
         if kind == "http.response.body":
-            body = message.get("body", b"")
-            if type(body) is not bytes:
-                body = bytes_of(body)
+            body = bytes_of(message.get("body", b""))
             start = self.held_start
-            if start is None or message.get("more_body"):
+            if start is None or message.get("more_body") or start[2].get("trailers"):
                 self._send_part(body, more=bool(message.get("more_body")))
             else:
-                self._send_whole(start, body)
+                self.held_start = None
+                self.send_whole(start[2]["status"], start[3], body)
         else:
             await self._send_extension(kind, message)
         if self._gone is not False and self.reply is FINISHED:
@@ -151,6 +173,7 @@ class HTTPASGI(_OverExchange):
         if self.reply is WAITING:
             self._begin()
             self._let_head_go()
+            self._head_is_alone = True
 
     def _begin(self) -> None:
         """Start a response whose body comes in parts."""
@@ -161,24 +184,10 @@ class HTTPASGI(_OverExchange):
         self.start(message["status"], fields)
         self._trailers = False if message.get("trailers") else None
 
-    def _send_whole(self, start: Start, body: bytes) -> None:
-        """Send a response whose body is all there: in one transport write, if it is not large."""
-        head, given, message, fields = start
-        length = len(body)
-        if head is None or (given is not None and given != length) or length > COPY_BOUND or self.reply is not WAITING:
-            if message.get("trailers"):
-                return self._send_part(body, more=False)
-            self.held_start = None
-            return self.send_whole(message["status"], fields, body)
-        self.held_start = None
-        connection = self.connection
-        connection.write(b"".join((head, LAST_LENGTH_LINES[length], body)))
-        self.reply = FINISHED
-        connection.go_on(self)
-
     def _send_part(self, body: bytes, *, more: bool) -> None:
         """Send a part of the body, or the last of it."""
         self._begin()
+        self._head_is_alone = False
         if self.reply is WAITING:
             self._refuse_event("http.response.body before http.response.start")
         if type(self._trailers) is bytes:
@@ -224,8 +233,8 @@ class HTTPASGI(_OverExchange):
         """Send a file as the body, read in a thread and in pieces, so that it neither blocks the loop nor fills the
         memory."""
         start, self.held_start = self.held_start, None  # It waits for the file, unless it has left.
-        if start is None and self.reply is not OPEN and self.reply is not HELD:
-            self._refuse_event("http.response.pathsend before http.response.start")
+        if start is None and not self._head_is_alone:
+            self._refuse_event("http.response.pathsend that is not right behind http.response.start")
         in_thread = self.connection.service.loop.run_in_executor
         file = await in_thread(None, Path(path).open, "rb")
         try:
