@@ -129,6 +129,8 @@ class Settings:
     interface: str = "auto"
     #: Whether ASGI's lifespan is ``'on'``, ``'off'``, or tried: ``'auto'`` (Gunicorn ``asgi_lifespan``).
     lifespan: str = "auto"
+    #: Whether applications are told that a file can be sent by its path (ASGI ``http.response.pathsend``).
+    pathsend: bool = True
     #: How long the application may take to start.
     lifespan_timeout: float = 300.0
     #: How long a call may go on when its client has gone; ``None`` means as long as it likes (Gunicorn
@@ -363,6 +365,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "interface": _one_of("auto", "channels", "asgi3"),
     "lifespan": _one_of("auto", "on", "off"),
     "lifespan_timeout": _seconds,
+    "pathsend": _boolean,
     "server_header": _server_header,
     "date_header": _boolean,
     "head_timeout": _seconds,

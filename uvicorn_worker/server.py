@@ -304,7 +304,8 @@ class Server:
         service = self._service
         graceful_timeout = self._settings.graceful_timeout
         end = self._loop.time() + graceful_timeout
-        reserve = min(1.5, graceful_timeout / 4)
+        # An application that has a lifespan has something to end, too.
+        reserve = min(1.5 if self._lifespan is None else 5.0, graceful_timeout / 4)
         self._accept_no_more()
         service.draining = True
         for listener in self._listeners:

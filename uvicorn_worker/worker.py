@@ -49,8 +49,16 @@ class UvicornWorker(Worker):
         try:
             cls._settings_of(cfg, notice=log.warning)
             read_upgrades(cls.UPGRADES)
+            cls._warn_of_change(log)
         except InvalidOption as error:
             raise RuntimeError(str(error)) from None
+
+    @classmethod
+    def _warn_of_change(cls, log: Any) -> None:
+        """Say what one who comes from another worker may rely on and does not find."""
+        for name in ("_serve", "callback_notify"):
+            if hasattr(cls, name):
+                log.warning("%s.%s is not called: it is of another package's worker", cls.__name__, name)
 
     @classmethod
     def _settings_of(cls, cfg: Any, notice: Callable[[str], object] | None = None) -> Settings:
@@ -123,7 +131,7 @@ class UvicornWorker(Worker):
             return
         tls = self._tls_context() if self.cfg.is_ssl else None
         try:
-            self.loop.run_until_complete(self._serve(tls))
+            self.loop.run_until_complete(self._run_server(tls))
         except StartupFailed as error:
             self._fail_boot(f"The application did not start: {error}", Arbiter.WORKER_BOOT_ERROR)
         except WorkerExit:
@@ -143,7 +151,7 @@ class UvicornWorker(Worker):
             files = f"certfile {self.cfg.certfile!r}, keyfile {self.cfg.keyfile!r}, ca_certs {self.cfg.ca_certs!r}"
             self._fail_boot(f"TLS can't be set up from {files}: {error}", Arbiter.WORKER_BOOT_ERROR)
 
-    async def _serve(self, tls: ssl.SSLContext | None) -> None:
+    async def _run_server(self, tls: ssl.SSLContext | None) -> None:
         self._server = Server(
             self.wsgi,
             self._settings,

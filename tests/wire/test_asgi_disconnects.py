@@ -208,17 +208,6 @@ async def test_a_call_that_ends_within_the_grace_period_is_not_cancelled(serve: 
     assert not worker.service.running
 
 
-async def test_a_grace_period_does_not_count_for_a_client_that_only_ends_its_side(serve: Serve) -> None:
-    app = Puppet()
-    client = serve.asgi(app, disconnect_grace=0.0).connect()
-    await client.ask(get())
-    client.end()
-    await turn(50)
-    assert not app.was_cancelled
-    await app.sends(start(), last(b"hello"))
-    assert client.take().endswith(b"hello")
-
-
 async def test_an_error_for_a_client_that_has_gone_is_not_logged(serve: Serve) -> None:
     app = Script(start(), None, *[part(b"a"), None] * 5)
     worker = serve.asgi(app)

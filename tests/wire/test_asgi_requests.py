@@ -215,3 +215,15 @@ async def test_a_body_is_received_by_one_task_at_a_time(serve: Serve) -> None:
         await app.receive()
     await client.ask(b"hello")
     assert received.result() == request(b"hello", more=False)
+
+
+async def test_files_by_their_path_are_offered_unless_an_option_says_not(serve: Serve) -> None:
+    offered: list[bool] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        offered.append("http.response.pathsend" in scope["extensions"])
+        await asgi_hello(scope, receive, send)
+
+    for pathsend in (True, False):
+        await serve.asgi(app, pathsend=pathsend).connect().ask(get())
+    assert offered == [True, False]

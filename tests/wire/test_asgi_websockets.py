@@ -130,7 +130,6 @@ async def test_accept_may_choose_a_subprotocol_and_add_headers(serve: Serve) -> 
 
 
 WRONG_ACCEPTS: dict[str, Event] = {
-    "a subprotocol that was not offered": ACCEPT | {"subprotocol": "c"},
     "a header that breaks its line": ACCEPT | {"headers": [(b"x-a", b"b\r\nc: d")]},
     "a header of text": ACCEPT | {"headers": [("x-a", "b")]},
     "the handshake's own header": ACCEPT | {"headers": [(b"Sec-WebSocket-Accept", b"a")]},
@@ -381,3 +380,12 @@ async def test_websockets_of_one_worker_do_not_mix(serve: Serve) -> None:
         socket.send(text("a"))
     await turn()
     assert [socket.take() for socket in sockets] == [[(TEXT, b"/%da" % number)] for number in range(5)]
+
+
+async def test_a_subprotocol_that_was_not_offered_is_left_out(serve: Serve) -> None:
+    """Frameworks name one whatever the client has offered, which clients don't forgive."""
+    app = Puppet()
+    worker, client = await ask(serve, app, "Sec-WebSocket-Protocol: a, b")
+    await app.sends(ACCEPT | {"subprotocol": "c"})
+    assert client.take() == SWITCH
+    assert ["subprotocol 'c'" in line for line in worker.log.take()] == [True]

@@ -134,7 +134,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
             if exchange.keep_alive and exchange.body is READING:
                 exchange.drop_body()
                 self._wait(self.service.stall_waits)
-            else:
+            elif not exchange.keep_alive or exchange.body is not DROPPING:
                 self._end()
         if self.service.draining:
             self.service.on_less()

@@ -14,10 +14,10 @@ from uvicorn_worker._types import Address, Application, Message, ReplyFields
 from uvicorn_worker.config import COPY_BOUND, FILE_PIECE
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
 from uvicorn_worker.http11 import framing, wire
-from uvicorn_worker.http11.body import ABSENT, BROKEN
+from uvicorn_worker.http11.body import ABSENT, BROKEN, READING
 from uvicorn_worker.http11.exchange import FINISHED, GONE, OPEN, WAITING, Exchange
 from uvicorn_worker.http11.wire import CONTENT_LENGTH, LAST_LENGTH_LINES, LINES
-from uvicorn_worker.interfaces.scope import bytes_of, scope_of, template_for, tls_extension
+from uvicorn_worker.interfaces.scope import bytes_of, is_of_disconnect, scope_of, template_for, tls_extension
 from uvicorn_worker.memo import Memo
 from uvicorn_worker.service import Service
 
@@ -85,7 +85,7 @@ class HTTPASGI(_OverExchange):
                 content, more_content = await self.receive_body()
             except ClientDisconnected:
                 self._asked = self._told = True
-                self.client_ended()
+                self._end_receiving()
                 return {"type": "http.disconnect"}
             self._asked = not more_content
             return {"type": "http.request", "body": content, "more_body": more_content}
@@ -146,7 +146,7 @@ class HTTPASGI(_OverExchange):
         self.reply = FINISHED
         connection.go_on(self)
         if self._gone is not False:
-            self.client_ended()
+            self._end_receiving()
         if connection.write_paused:
             await self.drain()
 
@@ -163,7 +163,7 @@ class HTTPASGI(_OverExchange):
         else:
             await self._send_extension(kind, message)
         if self._gone is not False and self.reply is FINISHED:
-            self.client_ended()
+            self._end_receiving()
         connection = self.connection
         if connection.write_paused or (self.reply is not FINISHED and connection.is_closing()):
             await self.drain()
@@ -171,7 +171,10 @@ class HTTPASGI(_OverExchange):
     def let_go(self) -> None:
         """The turn of the loop is over, and the body has not come."""
         if self.reply is WAITING:
-            self._begin()
+            try:
+                self._begin()
+            except Exception as error:  # What was good when it was sent has been changed since.
+                return self._application_raised(error)
             self._let_head_go()
             self._head_is_alone = True
 
@@ -267,28 +270,35 @@ class HTTPASGI(_OverExchange):
             self.connection.cut(self)  # As it should: there is nobody to finish for.
         else:
             super()._application_returned()
+        self._end_receiving()
 
     def _application_raised(self, error: BaseException) -> None:
-        if self.reply is GONE and self._is_about_the_client(error):
-            return
-        super()._application_raised(error)
+        if self.reply is not GONE or not self._is_about_the_client(error):
+            super()._application_raised(error)
+        self._end_receiving()
 
-    def _is_about_the_client(self, error: BaseException | None) -> bool:
-        """Whether ``error`` comes of the client's leaving: frameworks make errors of their own of ours."""
+    def _is_about_the_client(self, error: BaseException) -> bool:
+        """Whether ``error`` comes of the client's leaving."""
         if isinstance(error, asyncio.CancelledError):
             return self.connection.service.settings.disconnect_grace is not None
-        while error is not None and not isinstance(error, ClientDisconnected):
-            error = error.__cause__ or error.__context__
-        return error is not None
+        return is_of_disconnect(error)
+
+    def _end_if_read(self) -> None:
+        super()._end_if_read()
+        if self.body is READING:
+            self.connection.exchange_ended(self)  # Nobody can receive what is still to come of the body.
 
     def client_gone(self) -> None:
         super().client_gone()
         self.client_ended()
-        grace = self.connection.service.settings.disconnect_grace
-        if grace is not None and self.task is not None:
-            self.connection.service.loop.call_later(grace, self.cancel)
 
     def client_ended(self) -> None:
+        self._end_receiving()
+        grace = self.connection.service.settings.disconnect_grace
+        if grace is not None and self.reply is not FINISHED:
+            self.connection.service.loop.call_later(grace, self.cancel)
+
+    def _end_receiving(self) -> None:
         # The call may not have begun.
         gone, self._gone = getattr(self, "_gone", False), True
         if not isinstance(gone, bool) and not gone.done():

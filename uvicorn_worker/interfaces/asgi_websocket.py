@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from uvicorn_worker._types import Message, ReplyFields
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 from uvicorn_worker.http11.exchange import WAITING, Exchange
-from uvicorn_worker.interfaces.scope import bytes_of, scope_of
+from uvicorn_worker.http11.wire import list_fields
+from uvicorn_worker.interfaces.scope import bytes_of, is_of_disconnect, scope_of
 from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
 from uvicorn_worker.websocket.session import ASKED, NORMAL_CLOSURE, OPEN, Session
 
@@ -28,7 +29,7 @@ class WebSocketASGI(_OverSession):
     if not TYPE_CHECKING:
         __slots__ = ()  # The session's class has them.
 
-    SLOTS = ("_denial", "_events", "_received", "_request", "_sizes", "_taken", "_waiter")
+    SLOTS = ("_denial", "_events", "_offered", "_received", "_request", "_sizes", "_taken", "_waiter")
 
     #: What was received by the server, and not yet by the application.
     _events: deque[Message]
@@ -39,6 +40,8 @@ class WebSocketASGI(_OverSession):
     _sizes: dict[int, int]
     _waiter: asyncio.Future[None] | None
     _request: Exchange
+    #: The subprotocols that the client has offered.
+    _offered: list[str]
     #: The status and the headers of the response that denies the handshake.
     _denial: tuple[int, ReplyFields] | None
 
@@ -48,6 +51,7 @@ class WebSocketASGI(_OverSession):
         self._sizes = {}
         self._waiter = self._denial = None
         self._request = request
+        self._offered = subprotocols
         scope = scope_of(request)
         scope["type"] = "websocket"
         del scope["method"]
@@ -130,7 +134,7 @@ class WebSocketASGI(_OverSession):
         elif self._denial is not None and kind in ("websocket.accept", "websocket.close"):
             raise IllegalMove(f"{kind} after websocket.http.response.start")
         elif kind == "websocket.accept":
-            self.accept(message.get("subprotocol"), message.get("headers") or ())
+            self._accept(message)
         elif kind == "websocket.close":
             self._close(message)
         elif kind == "websocket.http.response.start":
@@ -144,6 +148,17 @@ class WebSocketASGI(_OverSession):
             raise IllegalMove(f"there is no event {kind!r} of a WebSocket")
         if self.state is OPEN and (self.wire.write_paused or self.wire.is_closing()):
             await self.drain()
+
+    def _accept(self, message: Message) -> None:
+        fields = list_fields(message.get("headers") or ())
+        subprotocol = message.get("subprotocol") or None
+        for name, value in fields:
+            if name.lower() == b"sec-websocket-protocol" and subprotocol is None:
+                subprotocol = value.decode("latin-1")
+        if subprotocol is not None and subprotocol not in self._offered:
+            self.service.log.warning("Left out, because not offered: subprotocol %r: %s", subprotocol, self)
+            subprotocol = None
+        self.accept(subprotocol, [field for field in fields if field[0].lower() != b"sec-websocket-protocol"])
 
     def _close(self, message: Message) -> None:
         if self.state is ASKED:
@@ -166,6 +181,10 @@ class WebSocketASGI(_OverSession):
         request.write(body, finish=not more)
         if more:
             await request.drain()
+
+    def raised(self, error: BaseException) -> None:
+        if self.state <= OPEN or not is_of_disconnect(error):
+            super().raised(error)
 
     def returned(self) -> None:
         if self.state is OPEN:

@@ -39,9 +39,12 @@ def detect_interface(app: Any, wanted: str = "auto") -> Interface:
     if not callable(app):
         raise InvalidApplication(f"{name} can't be called: {_ACCEPTED}")
     if not is_coroutine_function(app):
-        raise InvalidApplication(f"{name} is not a coroutine function: {_ACCEPTED}")
+        hint = ""
+        if inspect.isfunction(app) and _positional_arguments(app)[0] == 0:
+            hint = f"; if it makes the application, name a call: '…:{app.__name__}()'"
+        raise InvalidApplication(f"{name} is not a coroutine function: {_ACCEPTED}{hint}")
     required, accepted = _positional_arguments(app)
-    keywords = [p.name for p in inspect.signature(app).parameters.values() if _is_required_keyword(p)]
+    keywords = [p.name for p in _signature(app).parameters.values() if _is_required_keyword(p)]
     if keywords:
         raise InvalidApplication(f"{name} needs the keyword argument {keywords[0]!r}, which nobody gives: {_ACCEPTED}")
     if _takes_three(app):
@@ -54,7 +57,14 @@ def detect_interface(app: Any, wanted: str = "auto") -> Interface:
 
 def _takes_three(app: Callable[..., Any]) -> bool:
     required, accepted = _positional_arguments(app)
-    return required <= 3 <= accepted and required != 2
+    return required <= 3 <= accepted and (required != 2 or "send" in _signature(app).parameters)
+
+
+def _signature(app: Callable[..., Any]) -> inspect.Signature:
+    if inspect.isclass(app) or inspect.isroutine(app) or isinstance(app, functools.partial):
+        return inspect.signature(app)
+    call: Any = app
+    return inspect.signature(call.__call__)
 
 
 def _is_asgi2(app: Any) -> bool:
@@ -84,8 +94,11 @@ def is_coroutine_function(app: Callable[..., Any]) -> bool:
     app = inspect.unwrap(app)
     if inspect.iscoroutinefunction(app):
         return True
-    call = inspect.unwrap(type(app).__call__) if not inspect.isroutine(app) else None
-    return inspect.iscoroutinefunction(call)
+    # Of the instance, which may have one of its own.
+    instance: Any = app
+    if inspect.isclass(app) or inspect.isroutine(app):
+        return False
+    return callable(app) and inspect.iscoroutinefunction(inspect.unwrap(instance.__call__))
 
 
 def _is_required_keyword(parameter: inspect.Parameter) -> bool:
@@ -95,7 +108,7 @@ def _is_required_keyword(parameter: inspect.Parameter) -> bool:
 def _positional_arguments(app: Callable[..., Any]) -> tuple[int, float]:
     """How many positional arguments ``app`` needs at least, and how many it takes at most."""
     required = accepted = 0
-    for parameter in inspect.signature(app).parameters.values():
+    for parameter in _signature(app).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             return required, float("inf")
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):

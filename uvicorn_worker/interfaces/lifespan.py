@@ -82,8 +82,9 @@ class Lifespan:
         self._move(OVER)
 
     def _raised(self, error: BaseException) -> None:
-        if isinstance(error, asyncio.CancelledError) or self._failure is not None:
-            return  # What raises after it has sent why is no news.
+        task = asyncio.current_task()
+        if self._failure is not None or (task is not None and task.cancelling()):
+            return  # It has said why, or the worker has ended it.
         if self._stage is not STARTING:
             self._log.error("The application's lifespan raised", exc_info=error)
         elif self._required:

@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 from uvicorn_worker._types import Address, Message
-from uvicorn_worker.errors import InvalidReply
+from uvicorn_worker.errors import ClientDisconnected, InvalidReply
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.service import Service
 
@@ -19,6 +19,8 @@ _EXTENSIONS: dict[str, Any] = {
     "http.response.pathsend": {},
     "http.response.trailers": {},
 }
+
+_EXTENSIONS_WITHOUT_FILES = {name: value for name, value in _EXTENSIONS.items() if name != "http.response.pathsend"}
 
 # Short names of attributes (RFC 4514 section 3), and what has to be escaped in their values (section 2.4).
 _ATTRIBUTES = {
@@ -33,6 +35,9 @@ _ATTRIBUTES = {
     "userId": "UID",
 }
 _SPECIAL = re.compile(r'([,+"\\<>;]|^[# ]| $)')
+
+# What Starlette makes of an OSError that is raised by send.
+_DISCONNECTS = frozenset(("ClientDisconnect", "WebSocketDisconnect"))
 
 _TLS_VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
@@ -54,7 +59,7 @@ def template_for(service: Service, client: Address | None, server: Address | Non
         "query_string": None,
         "headers": None,
         "state": None,
-        "extensions": _EXTENSIONS,
+        "extensions": _EXTENSIONS if service.settings.pathsend else _EXTENSIONS_WITHOUT_FILES,
     }
 
 
@@ -103,6 +108,15 @@ def _name_of(certificate: dict[str, Any]) -> str | None:
 
 def _escape(match: re.Match[str]) -> str:
     return "\\" + match[0]
+
+
+def is_of_disconnect(error: BaseException | None) -> bool:
+    """Whether ``error`` is a client's leaving, or what a framework has made of that."""
+    while error is not None and not isinstance(error, ClientDisconnected):
+        if not isinstance(error, OSError) and type(error).__name__ not in _DISCONNECTS:
+            return False
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def bytes_of(value: object, what: str = "body") -> bytes:
