@@ -152,7 +152,7 @@ class WebSocketChannels(Named, _OverSession):
         self.sizes = {}
         self._is_watched = False
         self.channels = {"reply": self}
-        self._connecting = request.task
+        self._connecting = getattr(request, "task", None)  # It has none yet where a task factory runs it at once.
         message = request.connection.template.copy()
         del message["method"]
         message["channel"] = "websocket.connect"
