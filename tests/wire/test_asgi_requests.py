@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
-
-from uvicorn_worker.errors import IllegalMove
 
 from .asgi_apps import NO_BODY, Puppet, asgi_hello, last, request, start
 from .conftest import Serve
@@ -205,16 +204,33 @@ async def test_the_first_receive_asks_for_a_body_that_waits_to_be_asked(serve: S
     assert received.result() == request(b"hello", more=False)
 
 
-async def test_a_body_is_received_by_one_task_at_a_time(serve: Serve) -> None:
+async def test_a_second_task_that_receives_waits_for_the_next_part(serve: Serve) -> None:
     app = Puppet()
     client = serve.asgi(app).connect()
     sent = post("/", b"hello")
     await client.ask(sent[:-5])
     received = await app.begins(app.receive())
-    with pytest.raises(IllegalMove):
-        await app.receive()
+    other = asyncio.ensure_future(app.receive())
+    await turn()
+    await client.ask(b"he")
+    assert received.result() == request(b"he", more=True)
+    assert not other.done()
+    await client.ask(b"llo")
+    assert await other == request(b"llo", more=False)
+
+
+async def test_a_look_for_a_disconnect_does_not_disturb_the_task_that_receives(serve: Serve) -> None:
+    app = Puppet()
+    client = serve.asgi(app).connect()
+    sent = post("/", b"hello")
+    await client.ask(sent[:-5])
+    received = await app.begins(app.receive())
+    look = asyncio.ensure_future(app.receive())  # as Request.is_disconnected of Starlette does it
+    await turn()
+    look.cancel()
     await client.ask(b"hello")
     assert received.result() == request(b"hello", more=False)
+    assert look.cancelled()
 
 
 async def test_files_by_their_path_are_offered_unless_an_option_says_not(serve: Serve) -> None:

@@ -281,14 +281,17 @@ async def test_a_receive_that_is_cancelled_loses_no_message(serve: Serve, came: 
     assert await app.receives() == message("a")
 
 
-async def test_one_receive_waits_at_a_time(serve: Serve) -> None:
+async def test_a_second_task_that_receives_waits_for_the_next_message(serve: Serve) -> None:
     app = Puppet()
     socket = await open_socket(serve, app)
     received = await app.begins(app.receive())
-    with pytest.raises(IllegalMove):
-        await app.receive()
+    other = asyncio.ensure_future(app.receive())
+    await turn()
     await socket.ask(text("a"))
     assert received.result() == message("a")
+    assert not other.done()
+    await socket.ask(text("b"))
+    assert await other == message("b")
 
 
 # How many may wait.

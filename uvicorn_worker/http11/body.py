@@ -11,7 +11,7 @@ import asyncio
 from enum import IntEnum
 from typing import Protocol
 
-from uvicorn_worker.errors import ClientDisconnected, IllegalMove
+from uvicorn_worker.errors import ClientDisconnected
 from uvicorn_worker.service import Service
 
 
@@ -55,7 +55,7 @@ class BodyWire(Protocol):
 class RequestBody:
     """What an exchange knows of its request's body."""
 
-    __slots__ = ("_buffered", "_chunks", "_failure", "_waiter", "body", "body_length")
+    __slots__ = ("_buffered", "_chunks", "_failure", "_waiters", "body", "body_length")
 
     # Set when a body is expected: most requests have none.
     connection: BodyWire
@@ -66,7 +66,8 @@ class RequestBody:
     _chunks: list[bytes]
     #: Kept apart: an error that was raised refers to the frames that it went through, and so to this.
     _failure: tuple[type[ClientDisconnected], str]
-    _waiter: asyncio.Future[None] | None
+    #: One for each task that receives; whoever is told first gets what has come.
+    _waiters: list[asyncio.Future[None]]
 
     def _ask_for_body(self) -> None:
         """The client waits for 100 (Continue)."""
@@ -83,7 +84,7 @@ class RequestBody:
         """
         if self.body is ABSENT:
             return b"", False
-        if not self._buffered and (self.body is READING or self.body is EXPECTED):
+        while not self._buffered and (self.body is READING or self.body is EXPECTED):
             await self._wait_for_body()
         if self._buffered:
             content = b"".join(self._chunks)
@@ -97,19 +98,19 @@ class RequestBody:
         return b"", False
 
     async def _wait_for_body(self) -> None:
-        if self._waiter is not None:
-            raise IllegalMove("the body is received by another task already")
         connection = self.connection
         if self.body is EXPECTED:
             self.body = READING
             self._ask_for_body()
-        self._waiter = connection.service.loop.create_future()
+        waiter = connection.service.loop.create_future()
+        self._waiters.append(waiter)
         connection.body_awaited()
         try:
-            await self._waiter
+            await waiter
         finally:
-            self._waiter = None
-            connection.body_arrived()
+            self._waiters.remove(waiter)
+            if not self._waiters:
+                connection.body_arrived()
 
     def expect_body(self, length: int | None, *, when_asked: bool) -> None:
         """A body of ``length`` bytes follows the head, or one that tells its end itself; the client may wait with it
@@ -118,7 +119,7 @@ class RequestBody:
         self.body_length = length
         self._chunks = []
         self._buffered = 0
-        self._waiter = None
+        self._waiters = []
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body."""
@@ -160,5 +161,6 @@ class RequestBody:
             self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

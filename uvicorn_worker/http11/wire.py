@@ -163,3 +163,10 @@ def refusal(prefix: bytes, reason: str, *, with_body: bool) -> bytes:
     content = reason.encode("utf-8") + b"\n"
     head = b"%bcontent-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
     return head % (prefix, len(content)) + (content if with_body else b"")
+
+
+def bytes_of(value: object, what: str) -> bytes:
+    """The bytes that an application gives as ``what``; raises :class:`InvalidReply`."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    raise InvalidReply(f"{what} must be bytes, not {value!r:.100}")

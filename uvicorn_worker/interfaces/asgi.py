@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Coroutine
+from enum import IntEnum
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, READING
 from uvicorn_worker.http11.exchange import FINISHED, GONE, OPEN, WAITING, Exchange
-from uvicorn_worker.http11.wire import CONTENT_LENGTH, LAST_LENGTH_LINES, LINES
-from uvicorn_worker.interfaces.scope import bytes_of, is_of_disconnect, scope_of, template_for, tls_extension
+from uvicorn_worker.http11.wire import CONTENT_LENGTH, LAST_LENGTH_LINES, LINES, bytes_of
+from uvicorn_worker.interfaces.scope import is_of_disconnect, scope_of, template_for, tls_extension
 from uvicorn_worker.memo import Memo
 from uvicorn_worker.service import Service
 
@@ -28,6 +29,14 @@ else:
 
 _LENGTHS: Memo[bytes, int] = Memo(lambda value: framing.parse_content_length([value]), lambda value: len(value) <= 5)
 
+
+class Received(IntEnum):
+    BODY_DUE = 0
+    BODY = 1
+    DISCONNECT = 2
+
+
+BODY_DUE, BODY, DISCONNECT = Received
 
 #: The start of a response until its body shows how it is delimited: the head but for the length (``None`` where more
 #: than that decides it), the length that the application gave, the event, and its headers.
@@ -40,7 +49,7 @@ class HTTPASGI(_OverExchange):
     if not TYPE_CHECKING:
         __slots__ = ()  # The exchange's class has them: SLOTS.
 
-    SLOTS = ("_asked", "_gone", "_head_is_alone", "_told", "_trailers", "held_start")
+    SLOTS = ("_gone", "_head_is_alone", "_received", "_trailers", "held_start")
 
     has_tuples = True
 
@@ -48,12 +57,10 @@ class HTTPASGI(_OverExchange):
     held_start: Start | None
     #: ``None`` where there are no trailers, ``False`` while the body comes before them, and then their lines.
     _trailers: bytes | bool | None
-    #: Whether all that there is of the request was received.
-    _asked: bool
+    #: How much of what there is to receive the application has received.
+    _received: Received
     #: Whether the client has gone, or what waits for that.
     _gone: asyncio.Future[None] | bool
-    #: Whether the application was told so.
-    _told: bool
     #: Whether the start has left, and nothing of the body.
     _head_is_alone: bool
 
@@ -67,8 +74,8 @@ class HTTPASGI(_OverExchange):
 
     def call(self, app: Application) -> Coroutine[Any, Any, None]:
         self.held_start = self._trailers = None
-        self._asked = self._told = self._head_is_alone = False
-        self._gone = self.connection.has_ended
+        self._received = BODY_DUE
+        self._gone = False
         return app(scope_of(self), self.receive, self.send)
 
     async def receive(self) -> Message:
@@ -77,23 +84,24 @@ class HTTPASGI(_OverExchange):
         if self.reply is FINISHED:
             return {"type": "http.disconnect"}
         if self.body is ABSENT:
-            if not self._asked:
-                self._asked = True
+            if self._received is BODY_DUE:
+                self._received = BODY
                 return {"type": "http.request", "body": b"", "more_body": False}
-        elif not self._asked:
+        elif self._received is BODY_DUE:
             try:
                 content, more_content = await self.receive_body()
             except ClientDisconnected:
-                self._asked = self._told = True
+                self._received = DISCONNECT
                 self._end_receiving()
                 return {"type": "http.disconnect"}
-            self._asked = not more_content
+            if not more_content:
+                self._received = BODY
             return {"type": "http.request", "body": content, "more_body": more_content}
-        if self._gone is not True and self.reply < FINISHED:
+        if self._gone is not True and self.reply < FINISHED and not self.connection.has_ended:
             if self._gone is False:
                 self._gone = self.connection.service.loop.create_future()
             await asyncio.shield(self._gone)
-        self._told = True
+        self._received = DISCONNECT
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -118,27 +126,25 @@ class HTTPASGI(_OverExchange):
                         length = _LENGTHS[value]
                     else:
                         head += LINES[name, value]
-                if self.is_usual and "trailers" not in message:
-                    self.held_start = head, length, message, fields
-                else:
-                    self.held_start = None, None, message, fields
+                whole_head = head if self.is_usual and "trailers" not in message else None
+                self.held_start = whole_head, length, message, fields
             except (wire.DecisiveField, KeyError, TypeError, ValueError):
                 self.held_start = None, None, message, _check_start(message, fields)
-            # It waits for the body, in the same turn of the loop. One callback a turn for all that hold something back
-            # costs less than one each.
+            # It waits for the body. One callback a turn for all that hold something back costs less than one each.
             held = service.held
             if not held:
                 service.loop.call_soon(service.let_go)
             held.append(self)
             return
         body = message.get("body", b"")
+        more_body = "more_body" in message and message["more_body"]
         start = self.held_start
-        if kind != "http.response.body" or start is None or type(body) is not bytes or message.get("more_body"):
+        if kind != "http.response.body" or start is None or type(body) is not bytes or more_body:
             return await self._send_unusual(kind, message)
         whole_head, given, _, _ = start
         length = len(body)
-        is_as_given = given is None or given == length
-        if whole_head is None or not is_as_given or length > COPY_BOUND or self.reply is not WAITING:
+        is_other_length = given is not None and given != length
+        if whole_head is None or is_other_length or length > COPY_BOUND or self.reply is not WAITING:
             return await self._send_unusual(kind, message)
         self.held_start = None
         connection = self.connection
@@ -153,7 +159,7 @@ class HTTPASGI(_OverExchange):
     async def _send_unusual(self, kind: str, message: Message) -> None:
         """Send what is not the start of a response, nor the small whole body behind it."""
         if kind == "http.response.body":
-            body = bytes_of(message.get("body", b""))
+            body = bytes_of(message.get("body", b""), "body")
             start = self.held_start
             if start is None or message.get("more_body") or start[2].get("trailers"):
                 self._send_part(body, more=bool(message.get("more_body")))
@@ -185,14 +191,15 @@ class HTTPASGI(_OverExchange):
         _, _, message, fields = self.held_start
         self.held_start = None
         self.start(message["status"], fields)
+        self._head_is_alone = False
         self._trailers = False if message.get("trailers") else None
 
     def _send_part(self, body: bytes, *, more: bool) -> None:
         """Send a part of the body, or the last of it."""
         self._begin()
-        self._head_is_alone = False
         if self.reply is WAITING:
             self._refuse_event("http.response.body before http.response.start")
+        self._head_is_alone = False
         if type(self._trailers) is bytes:
             raise IllegalMove("http.response.body where http.response.trailers is due")
         self.write(body, finish=not more and self._trailers is None)
@@ -236,7 +243,7 @@ class HTTPASGI(_OverExchange):
         """Send a file as the body, read in a thread and in pieces, so that it neither blocks the loop nor fills the
         memory."""
         start, self.held_start = self.held_start, None  # It waits for the file, unless it has left.
-        if start is None and not self._head_is_alone:
+        if start is None and (self.reply is not OPEN or not self._head_is_alone):
             self._refuse_event("http.response.pathsend that is not right behind http.response.start")
         in_thread = self.connection.service.loop.run_in_executor
         file = await in_thread(None, Path(path).open, "rb")
@@ -266,7 +273,7 @@ class HTTPASGI(_OverExchange):
         if self.body is BROKEN and self.reply < OPEN:
             failure, reason = self._failure  # It was told so by an event, and has nothing to answer.
             self._application_raised(failure(reason))
-        elif self._told:
+        elif self._received is DISCONNECT:
             self.connection.cut(self)  # As it should: there is nobody to finish for.
         else:
             super()._application_returned()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from uvicorn_worker._types import Message, ReplyFields
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 from uvicorn_worker.http11.exchange import WAITING, Exchange
-from uvicorn_worker.http11.wire import list_fields
-from uvicorn_worker.interfaces.scope import bytes_of, is_of_disconnect, scope_of
+from uvicorn_worker.http11.wire import bytes_of, list_fields
+from uvicorn_worker.interfaces.scope import is_of_disconnect, scope_of
 from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
 from uvicorn_worker.websocket.session import ASKED, NORMAL_CLOSURE, OPEN, Session
 
@@ -29,7 +29,7 @@ class WebSocketASGI(_OverSession):
     if not TYPE_CHECKING:
         __slots__ = ()  # The session's class has them.
 
-    SLOTS = ("_denial", "_events", "_offered", "_received", "_request", "_sizes", "_taken", "_waiter")
+    SLOTS = ("_denial", "_events", "_offered", "_received", "_request", "_sizes", "_taken", "_waiters")
 
     #: What was received by the server, and not yet by the application.
     _events: deque[Message]
@@ -38,7 +38,8 @@ class WebSocketASGI(_OverSession):
     _received: int
     _taken: int
     _sizes: dict[int, int]
-    _waiter: asyncio.Future[None] | None
+    #: One for each task that receives; whoever is told first gets the event.
+    _waiters: list[asyncio.Future[None]]
     _request: Exchange
     #: The subprotocols that the client has offered.
     _offered: list[str]
@@ -49,7 +50,8 @@ class WebSocketASGI(_OverSession):
         self._events = deque(({"type": "websocket.connect"},))
         self._received = self._taken = 0
         self._sizes = {}
-        self._waiter = self._denial = None
+        self._waiters = []
+        self._denial = None
         self._request = request
         self._offered = subprotocols
         scope = scope_of(request)
@@ -69,10 +71,8 @@ class WebSocketASGI(_OverSession):
             self._events.append({"type": "websocket.receive", "text": text})
         else:
             self._events.append({"type": "websocket.receive", "bytes": data})
-        waiting = self._waiter is not None
-        if waiting:
-            self._wake()
-        if len(self._events) - waiting >= self.service.settings.ws_max_queue:
+        self._wake()
+        if len(self._events) - len(self._waiters) >= self.service.settings.ws_max_queue:
             self.wire.hold()
 
     def weigh(self, size: int) -> None:
@@ -92,21 +92,21 @@ class WebSocketASGI(_OverSession):
         self._wake()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def receive(self) -> Message:
         """The next event: ``websocket.connect``, ``websocket.receive`` for each message, and
         ``websocket.disconnect``, after which there is nothing else."""
         events = self._events
         while not events:
-            if self._waiter is not None:
-                raise IllegalMove("receive is awaited by another task already")
-            self._waiter = self.service.loop.create_future()
+            waiter = self.service.loop.create_future()
+            self._waiters.append(waiter)
             try:
-                await self._waiter
+                await waiter
             finally:
-                self._waiter = None
+                self._waiters.remove(waiter)
         event = events[0]
         if event["type"] == "websocket.disconnect":
             return event.copy()
@@ -143,7 +143,7 @@ class WebSocketASGI(_OverSession):
                 raise IllegalMove("a second websocket.http.response.start")
             self._denial = message["status"], message.get("headers") or ()
         elif kind == "websocket.http.response.body":
-            await self._deny(bytes_of(message.get("body", b"")), more=bool(message.get("more_body")))
+            await self._deny(bytes_of(message.get("body", b""), "body"), more=bool(message.get("more_body")))
         else:
             raise IllegalMove(f"there is no event {kind!r} of a WebSocket")
         if self.state is OPEN and (self.wire.write_paused or self.wire.is_closing()):
@@ -200,6 +200,6 @@ def _payload_of(message: Message) -> tuple[int, bytes]:
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidReply(f"text must be a str of Unicode that UTF-8 can carry: {error}") from None
     data = message.get("bytes")
-    if not isinstance(data, (bytes, bytearray, memoryview)):
+    if data is None:
         raise InvalidReply("websocket.send must have text or bytes")
-    return BINARY, bytes(data)
+    return BINARY, bytes_of(data, "bytes")

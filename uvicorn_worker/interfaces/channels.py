@@ -15,6 +15,7 @@ from uvicorn_worker.config import RECEIVE_GRACE
 from uvicorn_worker.errors import InvalidReply, WorkerExit
 from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import FINISHED, WAITING, Exchange
+from uvicorn_worker.http11.wire import bytes_of
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
 from uvicorn_worker.websocket.session import NORMAL_CLOSURE, OPEN, OVER, Session
@@ -318,9 +319,7 @@ def _content_of(message: Message) -> bytes:
     """The content of a message that has none, or not as ``bytes``."""
     content = message.get("content", b"")
     _check_keys(message, _KEYS, "a reply")
-    if isinstance(content, (bytes, bytearray, memoryview)):
-        return bytes(content)
-    raise InvalidReply(f"content must be bytes, not {content!r:.100}")
+    return bytes_of(content, "content")
 
 
 def _not_utf8(error: UnicodeEncodeError) -> InvalidReply:
@@ -341,9 +340,7 @@ def _payload_of(message: Message) -> tuple[int, bytes] | None:
             raise _not_utf8(error) from None
     if data is None:
         return None
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise InvalidReply(f"bytes must be bytes, not {data!r:.100}")
-    return BINARY, bytes(data)
+    return BINARY, bytes_of(data, "bytes")
 
 
 def _close_of(message: Message) -> tuple[int, str] | None:

@@ -7,7 +7,7 @@ import ssl
 from typing import Any
 
 from uvicorn_worker._types import Address, Message
-from uvicorn_worker.errors import ClientDisconnected, InvalidReply
+from uvicorn_worker.errors import ClientDisconnected
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.service import Service
 
@@ -117,10 +117,3 @@ def is_of_disconnect(error: BaseException | None) -> bool:
             return False
         error = error.__cause__ or error.__context__
     return error is not None
-
-
-def bytes_of(value: object, what: str = "body") -> bytes:
-    """The bytes that an event has as ``what``; raises :class:`InvalidReply`."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    raise InvalidReply(f"{what} must be bytes, not {value!r:.100}")
