@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 #: Request fields as received: lower-cased names and values, in order, repeats kept.
 RequestFields = list[list[bytes]] | list[tuple[bytes, bytes]]
@@ -35,6 +35,29 @@ class Log(Protocol):
     def warning(self, msg: str, *args: Any, **kwargs: Any) -> None: ...
 
     def error(self, msg: str, *args: Any, **kwargs: Any) -> None: ...
+
+
+class Hooks(NamedTuple):
+    """Gunicorn's hooks around a request."""
+
+    #: Called before the application is, with the request; what it raises is answered with 500.
+    before: Callable[[Any], object] | None = None
+    #: Called when the call of the application is over, with the request, its environment, and the response or ``None``.
+    after: Callable[[Any, dict[str, Any], Any], object] | None = None
+
+
+class Observing(Protocol):
+    """What is told of requests when they have been answered."""
+
+    #: What the environments (PEP 3333) of all requests have in common.
+    environ: Mapping[str, Any]
+    hooks: Hooks
+    #: Is called with each request when its answer has been sent, or what there will be of it.
+    tell: Callable[[Any], None]
+
+    def look_again(self) -> None:
+        """Follow what has changed in the configuration of logging; called once a second."""
+        ...
 
 
 class Connection(Protocol):

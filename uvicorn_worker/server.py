@@ -9,9 +9,9 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from uvicorn_worker._types import AccessLog, Address, Application, Log
+from uvicorn_worker._types import Address, Application, Log
 from uvicorn_worker.clock import TICK, Clock
 from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, TOKEN, Settings
 from uvicorn_worker.errors import InvalidOption
@@ -23,7 +23,7 @@ from uvicorn_worker.interfaces.asgi_websocket import WebSocketASGI
 from uvicorn_worker.interfaces.channels import HTTPChannels, WebSocketChannels
 from uvicorn_worker.interfaces.detect import Interface, detect_interface, is_coroutine_function
 from uvicorn_worker.interfaces.lifespan import Lifespan
-from uvicorn_worker.observe import ObservedExchange
+from uvicorn_worker.observe import ObservedExchange, ObservedProtocol, Observer, Recorded
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.protocol import websocket
 from uvicorn_worker.websocket.session import Session
@@ -49,6 +49,12 @@ class ObservedChannelsExchange(HTTPChannels, ObservedExchange):
     __slots__ = ()
 
 
+class RecordedChannelsExchange(Recorded, HTTPChannels, ObservedExchange):
+    """The same, with hooks, and with an access log that wants to know more."""
+
+    __slots__ = Recorded.SLOTS
+
+
 class ChannelsSession(WebSocketChannels, Session):
     """A WebSocket conversation of a message/channels application."""
 
@@ -67,14 +73,22 @@ class ObservedASGIExchange(HTTPASGI, ObservedExchange):
     __slots__ = HTTPASGI.SLOTS
 
 
+class RecordedASGIExchange(Recorded, HTTPASGI, ObservedExchange):
+    """The same, with hooks, and with an access log that wants to know more."""
+
+    __slots__ = Recorded.SLOTS + HTTPASGI.SLOTS
+
+
 class ASGISession(WebSocketASGI, Session):
     """A WebSocket conversation of an ASGI 3 application."""
 
     __slots__ = WebSocketASGI.SLOTS
 
 
-class ObservedUpgrade(Upgrade, ObservedExchange):
-    """A request to switch protocols, with an access log."""
+class RecordedUpgrade(Recorded, Upgrade, ObservedExchange):
+    """A request to switch protocols, with an access log and hooks."""
+
+    __slots__ = Recorded.SLOTS
 
 
 def read_upgrades(upgrades: Mapping[str, UpgradeHandler]) -> dict[bytes, UpgradeHandler]:
@@ -91,10 +105,20 @@ def read_upgrades(upgrades: Mapping[str, UpgradeHandler]) -> dict[bytes, Upgrade
     return handlers
 
 
-#: What an application of each interface is called by: for a request, for one that is observed, and for a WebSocket.
-_CLASSES: Mapping[Interface, tuple[type[Exchange], type[Exchange], type[Session]]] = {
-    Interface.CHANNELS: (ChannelsExchange, ObservedChannelsExchange, ChannelsSession),
-    Interface.ASGI3: (ASGIExchange, ObservedASGIExchange, ASGISession),
+class _Classes(NamedTuple):
+    """What an application of an interface is called by."""
+
+    plain: type[Exchange]
+    observed: type[ObservedExchange]
+    recorded: type[ObservedExchange]
+    session: type[Session]
+
+
+_CLASSES: Mapping[Interface, _Classes] = {
+    Interface.CHANNELS: _Classes(
+        ChannelsExchange, ObservedChannelsExchange, RecordedChannelsExchange, ChannelsSession
+    ),
+    Interface.ASGI3: _Classes(ASGIExchange, ObservedASGIExchange, RecordedASGIExchange, ASGISession),
 }
 
 
@@ -109,7 +133,7 @@ class Server:
         log: Log,
         *,
         tls: ssl.SSLContext | None = None,
-        access_log: AccessLog | None = None,
+        observer: Observer | None = None,
         heartbeat: Callable[[], None] | None = None,
         max_requests: int = 0,
         upgrades: Mapping[str, UpgradeHandler] = UPGRADES,
@@ -120,17 +144,19 @@ class Server:
         self._tls = tls
         self._heartbeat = heartbeat
         interface = detect_interface(app, settings.interface)
-        exchange_class, observed_class, session_class = _CLASSES[interface]
-        self._exchange_class = exchange_class if access_log is None else observed_class
+        self._classes = _CLASSES[interface]
+        self._observer = observer
         self._loop = asyncio.get_running_loop()
         self._lifespan: Lifespan | None = None
         if interface is Interface.ASGI3 and settings.lifespan != "off":
             self._lifespan = Lifespan(app, log, required=settings.lifespan == "on")
         self._service = Service(app, settings, log, self._loop, Clock(time.monotonic(), time.time()))
         self._service.scheme = "https" if tls else "http"
-        self._service.access_log = access_log
-        self._service.upgrade_class = ObservedUpgrade if access_log is not None else Upgrade
-        self._service.session_class = session_class
+        self._service.upgrade_class = Upgrade
+        if observer is not None:
+            self._service.observer = observer
+            self._service.upgrade_class = RecordedUpgrade
+        self._service.session_class = self._classes.session
         self._service.upgrades = read_upgrades(upgrades)
         if not settings.ws:
             self._service.upgrades.pop(b"websocket", None)
@@ -175,6 +201,8 @@ class Server:
             if self._ticking is not None:
                 self._ticking.cancel()
                 self._ticking = None
+            if self._observer is not None:
+                self._observer.flush()
 
     async def _start_application(self) -> bool:
         """Whether there is something to serve then: a signal to stop may have come meanwhile."""
@@ -193,6 +221,8 @@ class Server:
         if self._heartbeat is not None:
             self._heartbeat()
         self._service.tick(time.monotonic(), time.time())
+        if self._observer is not None:
+            self._observer.look_again()
         if self._service.draining:
             self._drain_connections()
         elif self._accepting:
@@ -251,10 +281,17 @@ class Server:
         except OSError:  # It has gone already.
             connection.close()
             return
-        protocol = HTTP11Protocol(self._service, self._exchange_class, client, server)
+        protocol = self._make_protocol(client, server)
         task = self._loop.create_task(self._connect(connection, protocol), context=self._service.context.copy())
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+
+    def _make_protocol(self, client: Address | None, server: Address | None) -> HTTP11Protocol:
+        observer = self._observer
+        if observer is None:
+            return HTTP11Protocol(self._service, self._classes.plain, client, server)
+        exchange_class = self._classes.observed if observer.only_writes_lines else self._classes.recorded
+        return ObservedProtocol(self._service, exchange_class, client, server)
 
     async def _connect(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from typing import Any
 
-from uvicorn_worker._types import AccessLog, Application, Connection, Log, Running
+from uvicorn_worker._types import Application, Connection, Log, Observing, Running
 from uvicorn_worker.clock import Clock
 from uvicorn_worker.config import SLICE, Settings
 from uvicorn_worker.http11.wire import Prefixes, UsualPrefixes
@@ -17,7 +17,6 @@ class Service:
     """One worker's application, settings and clock, with what is open and what is running at the moment."""
 
     __slots__ = (
-        "access_log",
         "app",
         "clock",
         "closing_waits",
@@ -31,6 +30,7 @@ class Service:
         "linger_waits",
         "log",
         "loop",
+        "observer",
         "on_less",
         "on_quota",
         "prefixes",
@@ -59,7 +59,8 @@ class Service:
         self.loop = loop
         self.clock = clock
         self.scheme = "http"
-        self.access_log: AccessLog | None = None
+        #: Where requests are observed, and only there.
+        self.observer: Observing
         #: Connections begin in copies of it, and so do the tasks of their requests.
         self.context = copy_context()
         # A task made by the loop is named by a number, which costs 2,000 instructions to write out; only a loop

@@ -10,21 +10,26 @@ import ssl
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 import uvloop
-from gunicorn import sock
+from gunicorn import SERVER_SOFTWARE, sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
-from gunicorn.glogging import Logger
+from gunicorn.glogging import Logger, SafeAtoms
 from gunicorn.workers.base import Worker
 
+from uvicorn_worker._types import Hooks
+from uvicorn_worker.access_log import AccessWriter, Entry
 from uvicorn_worker.config import Settings, read_options
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.http11.upgrade import UpgradeHandler
 from uvicorn_worker.interfaces.detect import detect_interface
+from uvicorn_worker.observe import Observer
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
+from uvicorn_worker.views import environ_of
 
 
 class UvicornWorker(Worker):
@@ -158,7 +163,7 @@ class UvicornWorker(Worker):
             [listener.sock for listener in self.sockets],
             self.log,
             tls=tls,
-            access_log=self.log.access if self._is_access_logged() else None,
+            observer=self._make_observer(),
             heartbeat=self._heartbeat,
             max_requests=self.max_requests if self.cfg.max_requests else 0,
             upgrades=self.UPGRADES,
@@ -167,12 +172,52 @@ class UvicornWorker(Worker):
             self._server.stop()
         await self._server.serve()
 
+    def _make_observer(self) -> Observer | None:
+        """What is told of requests, if anybody wants to know."""
+        access_log = self.log.access if self._is_access_logged() else None
+        hooks = self._hooks()
+        if access_log is None and hooks == Hooks():
+            return None
+        return Observer(self.log, access_log, writer=self._access_writer(), environ=self._environ(), hooks=hooks)
+
     def _is_access_logged(self) -> bool:
         """Whether anything becomes of a call of ``log.access``: a line, or what another class of logger makes of it."""
         cfg = self.cfg
         to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
         configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json or to_syslog
         return self._settings.access_log and bool(configured or type(self.log).access is not Logger.access)
+
+    def _access_writer(self) -> AccessWriter | None:
+        """What comes to the same as calling ``log.access``, for much less, where the logger is Gunicorn's own."""
+        if not self._is_access_logged() or type(self.log) is not Logger or Logger.atoms_wrapper_class is not SafeAtoms:
+            return None
+        log, cfg = self.log, self.cfg
+        try:
+            return AccessWriter(cfg.access_log_format, self._environ_of, log.access_log, log, self.loop.call_soon)
+        except (TypeError, ValueError):  # The logger will say what is wrong with it.
+            return None
+
+    def _environ_of(self, entry: Entry) -> Mapping[str, Any]:
+        return environ_of(entry, self._environ())
+
+    def _environ(self) -> dict[str, Any]:
+        """What the environments of all requests have in common, for hooks and loggers."""
+        return {"SERVER_SOFTWARE": SERVER_SOFTWARE, "wsgi.version": (1, 0), "wsgi.multiprocess": self.cfg.workers > 1}
+
+    def _hooks(self) -> Hooks:
+        """The hooks around requests; Gunicorn's own do nothing, but for a line at the level of debugging."""
+        settings = self.cfg.settings
+        before = after = None
+        is_debugging = getattr(self.log, "loglevel", logging.INFO) <= logging.DEBUG
+        if is_debugging or settings["pre_request"].get() != settings["pre_request"].default:
+            before = self._before_request
+        if settings["post_request"].get() != settings["post_request"].default:
+            after = partial(self.cfg.post_request, self)
+        return Hooks(before, after)
+
+    def _before_request(self, request: Any) -> None:
+        self.cfg.pre_request(self, request)
+        self.nr += 1
 
     def _heartbeat(self) -> None:
         """Once a second, draining included."""

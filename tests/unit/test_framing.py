@@ -130,19 +130,19 @@ def test_two_versions_are_supported() -> None:
 # Targets.
 
 ORIGIN_FORMS = [
-    (b"/", Target("/", b"/", b"")),
-    (b"/a/b", Target("/a/b", b"/a/b", b"")),
-    (b"/a?b=c&d", Target("/a", b"/a", b"b=c&d")),
-    (b"/a?", Target("/a", b"/a", b"")),
-    (b"/a?b?c", Target("/a", b"/a", b"b?c")),
-    (b"/?%20", Target("/", b"/", b"%20")),
-    (b"//a//b/", Target("//a//b/", b"//a//b/", b"")),
-    (b"/a/../b", Target("/a/../b", b"/a/../b", b"")),
-    (b"/%C3%A9%20%2F", Target("/\xe9 /", b"/%C3%A9%20%2F", b"")),
-    (b"/%ff%zz%", Target("/\ufffd%zz%", b"/%ff%zz%", b"")),
-    (b"/%00", Target("/\0", b"/%00", b"")),
-    (b"/http://a/b", Target("/http://a/b", b"/http://a/b", b"")),
-    (b"/*", Target("/*", b"/*", b"")),
+    (b"/", Target("/", b"/", b"", b"/")),
+    (b"/a/b", Target("/a/b", b"/a/b", b"", b"/a/b")),
+    (b"/a?b=c&d", Target("/a", b"/a", b"b=c&d", b"/a?b=c&d")),
+    (b"/a?", Target("/a", b"/a", b"", b"/a?")),
+    (b"/a?b?c", Target("/a", b"/a", b"b?c", b"/a?b?c")),
+    (b"/?%20", Target("/", b"/", b"%20", b"/?%20")),
+    (b"//a//b/", Target("//a//b/", b"//a//b/", b"", b"//a//b/")),
+    (b"/a/../b", Target("/a/../b", b"/a/../b", b"", b"/a/../b")),
+    (b"/%C3%A9%20%2F", Target("/\xe9 /", b"/%C3%A9%20%2F", b"", b"/%C3%A9%20%2F")),
+    (b"/%ff%zz%", Target("/\ufffd%zz%", b"/%ff%zz%", b"", b"/%ff%zz%")),
+    (b"/%00", Target("/\0", b"/%00", b"", b"/%00")),
+    (b"/http://a/b", Target("/http://a/b", b"/http://a/b", b"", b"/http://a/b")),
+    (b"/*", Target("/*", b"/*", b"", b"/*")),
 ]
 
 
@@ -164,13 +164,13 @@ def test_a_fragment_is_bad(target: bytes) -> None:
 
 
 ABSOLUTE_FORMS = [
-    (b"http://b/c?d", b"b", Target("/c", b"/c", b"d")),
-    (b"HTTPS://b:443/", b"b:443", Target("/", b"/", b"")),
-    (b"http://b", b"b", Target("/", b"/", b"")),
-    (b"http://b?d", b"b", Target("/", b"/", b"d")),
-    (b"http://[::1]:80/c", b"[::1]:80", Target("/c", b"/c", b"")),
-    (b"http://b//c", b"b", Target("//c", b"//c", b"")),
-    (b"http://b/c/http://d", b"b", Target("/c/http://d", b"/c/http://d", b"")),
+    (b"http://b/c?d", b"b", Target("/c", b"/c", b"d", b"http://b/c?d")),
+    (b"HTTPS://b:443/", b"b:443", Target("/", b"/", b"", b"HTTPS://b:443/")),
+    (b"http://b", b"b", Target("/", b"/", b"", b"http://b")),
+    (b"http://b?d", b"b", Target("/", b"/", b"d", b"http://b?d")),
+    (b"http://[::1]:80/c", b"[::1]:80", Target("/c", b"/c", b"", b"http://[::1]:80/c")),
+    (b"http://b//c", b"b", Target("//c", b"//c", b"", b"http://b//c")),
+    (b"http://b/c/http://d", b"b", Target("/c/http://d", b"/c/http://d", b"", b"http://b/c/http://d")),
 ]
 
 
@@ -186,11 +186,11 @@ def test_a_target_in_absolute_form_replaces_the_host(target: bytes, host: bytes,
 
 def test_options_may_ask_about_the_whole_server() -> None:
     fields = [[b"host", b"a"]]
-    assert framing.split_other_target(b"*", "OPTIONS", fields) == Target("*", b"*", b"")
+    assert framing.split_other_target(b"*", "OPTIONS", fields) == Target("*", b"*", b"", b"*")
     assert fields == [[b"host", b"a"]]
-    assert framing.split_other_target(b"http://b", "OPTIONS", fields) == Target("*", b"*", b"")
+    assert framing.split_other_target(b"http://b", "OPTIONS", fields) == Target("*", b"*", b"", b"http://b")
     assert fields == [[b"host", b"b"]]
-    assert framing.split_other_target(b"http://b/", "OPTIONS", fields) == Target("/", b"/", b"")
+    assert framing.split_other_target(b"http://b/", "OPTIONS", fields) == Target("/", b"/", b"", b"http://b/")
 
 
 @pytest.mark.parametrize(

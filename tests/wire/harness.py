@@ -351,7 +351,7 @@ class Worker:
     @property
     def waiting(self) -> int:
         """How many deadlines are set."""
-        values = (getattr(self.service, name) for name in self.service.__slots__)
+        values = (getattr(self.service, name, None) for name in self.service.__slots__)
         return sum(len(value) for value in values if isinstance(value, Deadlines))
 
     async def close(self) -> None:

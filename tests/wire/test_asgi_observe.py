@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from uvicorn_worker.server import ObservedASGIExchange, ObservedUpgrade
+from uvicorn_worker.observe import ObservedProtocol, Observer
+from uvicorn_worker.server import RecordedASGIExchange, RecordedUpgrade
 
 from .asgi_apps import ACCEPT, Event, Script, close_event, denial, denial_body, last, part, start, trailers
 from .conftest import Serve
@@ -21,9 +22,10 @@ def observe(worker: ASGIWorker) -> list[tuple[int, int]]:
     def record(response: Any, request: Any, environ: Any, took: Any) -> None:
         records.append((response.status_code, response.sent))
 
-    worker.exchange_class = ObservedASGIExchange
-    worker.service.access_log = record
-    worker.service.upgrade_class = ObservedUpgrade
+    worker.exchange_class = RecordedASGIExchange
+    worker.protocol_class = ObservedProtocol
+    worker.service.observer = Observer(worker.log, record)
+    worker.service.upgrade_class = RecordedUpgrade
     return records
 
 

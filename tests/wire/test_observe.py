@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from uvicorn_worker.server import ObservedChannelsExchange, ObservedUpgrade
+from uvicorn_worker.observe import ObservedProtocol, Observer
+from uvicorn_worker.server import RecordedChannelsExchange, RecordedUpgrade
 
 from .conftest import Serve
 from .harness import Echo, Script, Worker, asyncio_only, get, hello, post, turn
@@ -26,8 +27,11 @@ class Access:
 
 
 def observe(worker: Worker) -> Access:
-    worker.exchange_class = ObservedChannelsExchange
-    worker.service.access_log = access = Access()
+    access = Access()
+    worker.exchange_class = RecordedChannelsExchange
+    worker.protocol_class = ObservedProtocol
+    worker.service.observer = Observer(worker.log, access)
+    worker.service.upgrade_class = RecordedUpgrade
     return access
 
 
@@ -66,7 +70,7 @@ async def test_a_record_says_what_was_asked_and_answered(serve: Serve) -> None:
     [(response, request, environ, _)] = access.records
     assert response.status == "201 Created"
     assert response.headers == [("X-A", "b")]
-    assert response.sent == response.response_length == 5
+    assert response.sent == 5
     assert ("USER-AGENT", "me") in request.headers
     assert environ["REQUEST_METHOD"] == "POST"
     assert environ["RAW_URI"] == "/a%20b?c=d"
@@ -139,7 +143,7 @@ async def test_a_unix_socket_has_no_client(serve: Serve) -> None:
     access = observe(worker)
     await worker.connect(client=None, server=("/run/app.sock", None)).ask(get())
     [(_, _, environ, _)] = access.records
-    assert (environ["REMOTE_ADDR"], environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("", "/run/app.sock", "")
+    assert (environ["REMOTE_ADDR"], environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("", "a", "80")
 
 
 async def test_an_access_log_that_fails_does_no_harm(serve: Serve) -> None:
@@ -148,7 +152,7 @@ async def test_an_access_log_that_fails_does_no_harm(serve: Serve) -> None:
 
     worker = serve()
     observe(worker)
-    worker.service.access_log = fail
+    worker.service.observer = Observer(worker.log, fail)
     client = worker.connect()
     assert (await client.ask(get() + get())).count(b"HTTP/1.1 200 OK") == 2
     assert client.state == "open"
@@ -178,7 +182,6 @@ async def test_what_can_not_be_sent_is_the_same_error(
 )
 async def test_a_handshake_is_recorded_once_with_its_status(serve: Serve, answer: dict[str, Any], status: int) -> None:
     worker = serve(Talk(answer))
-    worker.service.upgrade_class = ObservedUpgrade
     access = observe(worker)
     client = worker.connect()
     await client.ask(handshake("/path"))

@@ -85,6 +85,8 @@ class Exchange(RequestBody):
         "keep_alive",
         "method",
         "reply",
+        "sent",
+        "status",
         "target",
         "task",
         "version",
@@ -100,6 +102,9 @@ class Exchange(RequestBody):
     _left: int | None
     _name: str
     task: asyncio.Task[None] | None
+    #: The status of the response, and the bytes of content that were sent, as soon as it has begun.
+    status: int
+    sent: int
 
     def __init__(self, connection: Wire, method: str, target: Target, headers: RequestFields) -> None:
         self.connection = connection
@@ -221,6 +226,8 @@ class Exchange(RequestBody):
             connection.write(content)
         else:
             connection.write(b"".join((prefix, lines, LAST_LENGTH_LINES[length], content)))
+        self.status = status
+        self.sent = length
         self.reply = FINISHED
         connection.go_on(self)
 
@@ -230,6 +237,7 @@ class Exchange(RequestBody):
         if status in wire.INTERIM_STATUSES:
             return self._send_interim(status, fields)
         head, content = self._make_head(status, fields, content)
+        self.sent = len(content)
         self.connection.write(head + content if len(content) <= COPY_BOUND else head)
         if len(content) > COPY_BOUND:
             self.connection.write(content)
@@ -273,6 +281,8 @@ class Exchange(RequestBody):
             self._check_move("content")
         if self._left is not None:
             self._count(len(content), finish)
+        if self._framing is not framing.bodiless:
+            self.sent += len(content)
         data = self._framing(content)
         if finish and self._framing is framing.chunked:
             data += framing.last_chunk(trailers)
@@ -308,6 +318,8 @@ class Exchange(RequestBody):
             content = self._framing(content)
         if framing.has_token(given.get(wire.CONNECTION, ()), b"close") or self._is_delimited_by_end:
             self.end_connection()
+        self.status = status
+        self.sent = 0
         return b"".join((prefix, lines, line, self._connection_line(service), b"\r\n")), content or b""
 
     def _delimit(self, status: int, content: bytes | None, given: dict[bytes, list[bytes]]) -> bytes:

@@ -36,6 +36,8 @@ class Target(NamedTuple):
     path: str
     raw_path: bytes
     query_string: bytes
+    #: All of it, as it was sent.
+    raw: bytes
 
 
 class NotOriginForm(Exception):
@@ -89,7 +91,7 @@ def split_target(target: bytes) -> Target:
         raise refuse("Invalid request target")
     raw_path, _, query_string = target.partition(b"?")
     path = unquote_to_bytes(raw_path).decode("utf-8", "replace")
-    return Target(path, raw_path, query_string)
+    return Target(path, raw_path, query_string, target)
 
 
 def split_other_target(
@@ -101,7 +103,7 @@ def split_other_target(
     :class:`RequestRefused`.
     """
     if target == b"*" and method == "OPTIONS":
-        return Target("*", b"*", b"")
+        return Target("*", b"*", b"", target)
     match = _ABSOLUTE_FORM.fullmatch(target)
     if match is None:
         raise refuse("Invalid request target")
@@ -116,8 +118,8 @@ def split_other_target(
     else:
         fields.insert(0, host)
     if not rest and method == "OPTIONS":
-        return Target("*", b"*", b"")
-    return split_target(rest if rest.startswith(b"/") else b"/" + rest)
+        return Target("*", b"*", b"", target)
+    return split_target(rest if rest.startswith(b"/") else b"/" + rest)._replace(raw=target)
 
 
 def line_too_long() -> RequestRefused:

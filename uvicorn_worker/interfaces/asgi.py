@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from enum import IntEnum
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn_worker._types import Address, Application, Message, ReplyFields
 from uvicorn_worker.config import COPY_BOUND, FILE_PIECE
@@ -49,7 +49,7 @@ class HTTPASGI(_OverExchange):
     if not TYPE_CHECKING:
         __slots__ = ()  # The exchange's class has them: SLOTS.
 
-    SLOTS = ("_gone", "_head_is_alone", "_received", "_trailers", "held_start")
+    SLOTS: ClassVar[tuple[str, ...]] = ("_gone", "_head_is_alone", "_received", "_trailers", "held_start")
 
     has_tuples = True
 
@@ -141,7 +141,7 @@ class HTTPASGI(_OverExchange):
         start = self.held_start
         if kind != "http.response.body" or start is None or type(body) is not bytes or more_body:
             return await self._send_unusual(kind, message)
-        whole_head, given, _, _ = start
+        whole_head, given, message_of_start, _ = start
         length = len(body)
         is_other_length = given is not None and given != length
         if whole_head is None or is_other_length or length > COPY_BOUND or self.reply is not WAITING:
@@ -149,6 +149,8 @@ class HTTPASGI(_OverExchange):
         self.held_start = None
         connection = self.connection
         connection.write(b"".join((whole_head, LAST_LENGTH_LINES[length], body)))
+        self.status = message_of_start["status"]
+        self.sent = length
         self.reply = FINISHED
         connection.go_on(self)
         if self._gone is not False:

@@ -64,7 +64,7 @@ class HTTPChannels(Named, _OverExchange):
         if self.version != "1.1":
             message["http_version"] = self.version
         message["method"] = self.method
-        message["path"], message["raw_path"], message["query_string"] = self.target
+        message["path"], message["raw_path"], message["query_string"], _ = self.target
         message["headers"] = self.headers
         if self.body is ABSENT:
             return app(message, {"reply": self})
@@ -158,7 +158,7 @@ class WebSocketChannels(Named, _OverSession):
         del message["method"]
         message["channel"] = "websocket.connect"
         message["scheme"] = "wss" if message["scheme"] == "https" else "ws"
-        message["path"], message["raw_path"], message["query_string"] = request.target
+        message["path"], message["raw_path"], message["query_string"], _ = request.target
         message["headers"] = request.headers
         message["order"] = 0
         message["subprotocols"] = subprotocols

@@ -71,7 +71,7 @@ def scope_of(request: Exchange) -> Message:
     if request.version != "1.1":
         scope["http_version"] = request.version
     scope["method"] = request.method
-    scope["path"], scope["raw_path"], scope["query_string"] = request.target
+    scope["path"], scope["raw_path"], scope["query_string"], _ = request.target
     root_path = scope["root_path"]
     if root_path and scope["path"] != "*":
         scope["path"] = root_path + scope["path"]

@@ -1,0 +1,400 @@
+"""Access lines in Gunicorn's format: compiled once, so that only what a format names is computed.
+
+What an atom is, is what Gunicorn's ``Logger.atoms`` makes of a request of a WSGI worker, byte for byte.
+"""
+
+from __future__ import annotations
+
+import binascii
+import logging
+import os
+import time
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Protocol
+from urllib.parse import unquote_to_bytes
+
+from uvicorn_worker._types import Log, Message, RequestFields
+from uvicorn_worker.http11.framing import Target
+from uvicorn_worker.memo import Memo
+
+#: How an answered request comes to the environment of WSGI (PEP 3333).
+EnvironOf = Callable[[Any], Mapping[str, Any]]
+
+
+class Connected(Protocol):
+    """A connection, as a line shows it."""
+
+    #: What is told of every request of the connection: ``client`` is the other end of it.
+    template: Message
+
+
+class Entry(Protocol):
+    """A request and its answer, as a line shows them."""
+
+    @property
+    def connection(self) -> Connected: ...
+
+    #: Where the request's line is not known, the method is ``'-'``, and the target is empty.
+    method: str
+    target: Target
+    version: str
+    headers: RequestFields
+    #: Seconds of ``time.monotonic()``.
+    began: float
+    status: int
+    #: Bytes of content.
+    sent: int
+    #: Fields that the application has given its response.
+    fields: Iterable[tuple[bytes, bytes] | list[bytes]]
+
+
+#: Fields by name, the values of repeated ones joined as WSGI does it.
+Joined = Mapping[bytes, bytes]
+
+Atom = Callable[[Entry, Joined], object]
+
+
+#: Gunicorn's own format.
+COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+
+
+def combined_line(entry: Entry) -> str:
+    """The line in Gunicorn's own format: what :class:`AccessLine` makes of it for a third of the cost."""
+    headers = entry.headers
+    fields = dict(headers)
+    if len(fields) != len(headers):
+        fields = join_fields(headers)
+    client = entry.connection.template["client"]
+    address = client[0] if client else ""
+    user = _user(entry, fields) if b"authorization" in fields else "-"
+    raw = entry.target.raw
+    request = f"{entry.method} {_TEXTS[raw]} HTTP/{entry.version}" if raw else "-"
+    referer = _TEXTS[fields[b"referer"]] if b"referer" in fields else "-"
+    agent = _TEXTS[fields[b"user-agent"]] if b"user-agent" in fields else "-"
+    return f'{address} - {user} {_NOW.text()} "{request}" {entry.status} {entry.sent} "{referer}" "{agent}"'
+
+
+class AccessLine:
+    """Gunicorn's ``access_log_format``, compiled."""
+
+    def __init__(self, template: str, environ_of: EnvironOf) -> None:
+        """Raises ``TypeError`` or ``ValueError`` where ``template`` is no format for Python's ``%``."""
+        named = _Named()
+        template % named
+        self._template = template
+        self._atoms: dict[str, object] = {}
+        self._makers: list[tuple[str, Atom]] = []
+        self._reads_fields = False
+        #: Whether it shows fields of the response.
+        self.reads_response = any(key.startswith("{") and key.endswith("}o") for key in named)
+        for key in named:
+            if key in _CONSTANTS:
+                self._atoms[key] = _CONSTANTS[key]()
+            else:
+                atom = _find_atom(key, environ_of)
+                self._reads_fields = self._reads_fields or atom in _ATOMS_OF_FIELDS
+                self._makers.append((key, atom))
+
+    def make(self, entry: Entry) -> str:
+        """The line for one answered request."""
+        fields: Joined = join_fields(entry.headers) if self._reads_fields else {}
+        atoms = self._atoms
+        for key, atom in self._makers:
+            atoms[key] = atom(entry, fields)
+        return self._template % atoms
+
+
+class _Named(dict[str, object]):
+    """Keeps what a format asks for, and has something of the right type for it."""
+
+    def __missing__(self, key: str) -> object:
+        self[key] = value = 0 if key in _NUMBERS else "-"
+        return value
+
+
+def join_fields(fields: RequestFields) -> dict[bytes, bytes]:
+    """``fields`` by name."""
+    joined = dict(fields)
+    if len(joined) != len(fields):
+        joined = {}
+        for name, value in fields:
+            joined[name] = joined[name] + b"," + value if name in joined else value
+    return joined
+
+
+#: What comes from outside as Gunicorn writes it, where nothing ends a quoted part of a line.
+_TEXTS: Memo[bytes, str] = Memo(
+    lambda value: value.decode("latin-1").replace('"', '\\"'), lambda value: len(value) <= 256
+)
+
+
+# Atoms.
+
+
+def _remote_address(entry: Entry, fields: Joined) -> str:
+    client = entry.connection.template["client"]
+    return client[0] if client else ""  # A Unix socket's client has none.
+
+
+def _user(entry: Entry, fields: Joined) -> str:
+    """Who the credentials of HTTP's basic authentication say it is (RFC 7617)."""
+    credentials = fields.get(b"authorization", b"")
+    if credentials[:5].lower() != b"basic" or b" " not in credentials:
+        return "-"
+    try:
+        user = b64decode(credentials.split(b" ", 1)[1].strip()).split(b":", 1)[0].decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return "-"
+    return user.replace('"', '\\"') or "-"
+
+
+class _Now:
+    """The time of the line, written anew once a second."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def text(self) -> str:
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._text = time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
+        return self._text
+
+
+_NOW = _Now()
+
+
+def _now(entry: Entry, fields: Joined) -> str:
+    return _NOW.text()
+
+
+def _request_line(entry: Entry, fields: Joined) -> str:
+    if not entry.target.raw:
+        return "-"
+    return f"{entry.method} {_TEXTS[entry.target.raw]} HTTP/{entry.version}"
+
+
+def _status(entry: Entry, fields: Joined) -> str:
+    return str(entry.status)
+
+
+def _method(entry: Entry, fields: Joined) -> str:
+    return entry.method
+
+
+def _path(entry: Entry, fields: Joined) -> str:
+    return path_info(entry.target.raw).replace('"', '\\"') or "-"
+
+
+def _query(entry: Entry, fields: Joined) -> str:
+    return _TEXTS[entry.target.raw.partition(b"?")[2]]
+
+
+def _protocol(entry: Entry, fields: Joined) -> str:
+    return f"HTTP/{entry.version}" if entry.target.raw else "-"
+
+
+def _sent_text(entry: Entry, fields: Joined) -> str:
+    return str(entry.sent)
+
+
+def _sent(entry: Entry, fields: Joined) -> int:
+    return entry.sent
+
+
+def _referer(entry: Entry, fields: Joined) -> str:
+    return _TEXTS[fields[b"referer"]] if b"referer" in fields else "-"
+
+
+def _user_agent(entry: Entry, fields: Joined) -> str:
+    return _TEXTS[fields[b"user-agent"]] if b"user-agent" in fields else "-"
+
+
+def took(entry: Entry) -> timedelta:
+    """The time from the end of the request's head to now."""
+    return timedelta(seconds=time.monotonic() - entry.began)
+
+
+def _seconds(entry: Entry, fields: Joined) -> int:
+    return took(entry) // timedelta(seconds=1)
+
+
+def _milliseconds(entry: Entry, fields: Joined) -> int:
+    return took(entry) // timedelta(milliseconds=1)
+
+
+def _microseconds(entry: Entry, fields: Joined) -> int:
+    return took(entry) // timedelta(microseconds=1)
+
+
+def _decimal_seconds(entry: Entry, fields: Joined) -> str:
+    return f"{took(entry).total_seconds():.6f}"
+
+
+def path_info(raw_target: bytes) -> str:
+    """The path as WSGI has it: the bytes behind the percent-escapes, each a character (PEP 3333)."""
+    path = raw_target.partition(b"?")[0]
+    if not path.startswith(b"/") and b"://" in path:  # The absolute form has an authority before the path.
+        _, slash, rest = path.partition(b"://")[2].partition(b"/")
+        path = slash + rest
+    return unquote_to_bytes(path).decode("latin-1")
+
+
+_CONSTANTS: Mapping[str, Callable[[], object]] = {"l": lambda: "-", "p": lambda: f"<{os.getpid()}>"}
+
+_ATOMS: Mapping[str, Atom] = {
+    "h": _remote_address,
+    "u": _user,
+    "t": _now,
+    "r": _request_line,
+    "s": _status,
+    "m": _method,
+    "U": _path,
+    "q": _query,
+    "H": _protocol,
+    "b": _sent_text,
+    "B": _sent,
+    "f": _referer,
+    "a": _user_agent,
+    "T": _seconds,
+    "M": _milliseconds,
+    "D": _microseconds,
+    "L": _decimal_seconds,
+}
+
+#: The atoms that are numbers to a conversion.
+_NUMBERS = frozenset("BTMD")
+
+_ATOMS_OF_FIELDS = frozenset((_user, _referer, _user_agent))
+
+
+def _find_atom(key: str, environ_of: EnvironOf) -> Atom:
+    """What makes the atom ``key``: a letter, or a name in braces with ``i``, ``o`` or ``e`` behind it."""
+    if key[:1] == "{" and key[-2:] in ("}i", "}o", "}e"):
+        name, kind = key[1:-2].lower(), key[-1]
+        if kind == "e":
+            return _variable(name, environ_of)
+        return _field(name.encode("latin-1", "replace"), _of_request if kind == "i" else _of_response)
+    return _ATOMS.get(key, _nothing)
+
+
+def _nothing(entry: Entry, fields: Joined) -> str:
+    return "-"
+
+
+def _of_request(entry: Entry) -> Iterable[tuple[bytes, bytes] | list[bytes]]:
+    return entry.headers
+
+
+def _of_response(entry: Entry) -> Iterable[tuple[bytes, bytes] | list[bytes]]:
+    return entry.fields
+
+
+def _field(name: bytes, fields_of: Callable[[Entry], Iterable[tuple[bytes, bytes] | list[bytes]]]) -> Atom:
+    """The atom of a field; the last, where it is repeated."""
+
+    def atom(entry: Entry, fields: Joined) -> str:
+        found = "-"
+        for field_name, value in fields_of(entry):
+            if field_name.lower() == name:
+                found = _TEXTS[value]
+        return found
+
+    return atom
+
+
+def _variable(name: str, environ_of: EnvironOf) -> Atom:
+    """The atom of a variable of the environment."""
+
+    def atom(entry: Entry, fields: Joined) -> object:
+        for key, value in environ_of(entry).items():
+            if key.lower() == name:
+                return value.replace('"', '\\"') if isinstance(value, str) else value
+        return "-"
+
+    return atom
+
+
+# Where lines go.
+
+
+class AccessWriter:
+    """Writes lines to the stream that a logger's lines end up in, where nothing between the two has anything to say.
+
+    ``logging`` takes 65,000 instructions for a line, which is more than a request costs. The lines of one turn of the
+    loop are written together, as writing and flushing cost more than all the rest.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        environ_of: EnvironOf,
+        logger: logging.Logger,
+        log: Log,
+        at_turns_end: Callable[..., object],
+    ) -> None:
+        """``template`` is Gunicorn's ``access_log_format``; ``log`` is told of failures; ``at_turns_end`` calls what
+        it is given when the turn of the loop is over (``loop.call_soon``). Raises as :class:`AccessLine`."""
+        line = AccessLine(template, environ_of)
+        self._make = combined_line if template == COMBINED else line.make
+        #: Whether lines show fields of the response.
+        self.reads_response = line.reads_response
+        self._logger = logger
+        self._log = log
+        self._handler: logging.StreamHandler[Any] | None = None
+        self._lines: list[str] = []
+        self._at_turns_end = at_turns_end
+
+    def look_again(self) -> bool:
+        """Whether the stream is known: what has changed in the logger is followed."""
+        self._handler = _only_handler(self._logger)
+        return self._handler is not None
+
+    def write(self, entry: Entry) -> None:
+        """Write the line of one answered request, where the stream is known."""
+        lines = self._lines
+        if not lines:
+            self._at_turns_end(self._turn_is_over)
+        lines.append(self._make(entry))
+
+    def _turn_is_over(self) -> None:
+        try:
+            self.flush()
+        except Exception:  # A full disk, for one.
+            self._log.error("The access log failed", exc_info=True)
+
+    def flush(self) -> None:
+        """Write the lines that wait; raises what the stream raises."""
+        lines, self._lines = self._lines, []
+        handler = self._handler
+        if not lines:
+            return
+        if handler is None or handler.lock is None:  # It has been changed within this turn.
+            for line in lines:
+                self._logger.info("%s", line)
+            return
+        lines.append("")
+        text = handler.terminator.join(lines)
+        with handler.lock:
+            stream = handler.stream  # Not the same for ever: SIGUSR1 has it opened again.
+            stream.write(text)
+            stream.flush()
+
+
+def _only_handler(logger: logging.Logger) -> logging.StreamHandler[Any] | None:
+    """The handler of ``logger``, if it alone gets every line of level ``INFO`` and writes just that."""
+    is_plain = type(logger) is logging.Logger and logging.getLogRecordFactory() is logging.LogRecord
+    if not is_plain or logger.propagate or logger.filters or not logger.isEnabledFor(logging.INFO):
+        return None
+    if len(logger.handlers) != 1:
+        return None
+    [handler] = logger.handlers
+    if type(handler) is not logging.StreamHandler and type(handler) is not logging.FileHandler:
+        return None
+    formatter = handler.formatter
+    writes_message = type(formatter) is logging.Formatter and formatter._fmt == "%(message)s"
+    return handler if writes_message and not handler.filters and handler.level <= logging.INFO else None

@@ -1,0 +1,129 @@
+"""A request and its response as Gunicorn's WSGI workers show them to hooks and to loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn_worker._types import Message
+from uvicorn_worker.access_log import Entry, path_info
+
+_PORTS = {"http": "80", "https": "443"}
+
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+
+
+class RequestView:
+    """What ``gunicorn.http.message.Request`` is to a hook or a logger, as far as it can be read.
+
+    A hook may keep what it likes in further attributes: the same object goes to every hook and logger of a request.
+    """
+
+    #: What only a WSGI worker reads itself.
+    body = None
+    trailers: tuple[tuple[str, str], ...] = ()
+    proxy_protocol_info = None
+    #: A request that has a fragment is refused.
+    fragment = ""
+
+    def __init__(self, entry: Entry, number: int = 1) -> None:
+        self._template: Message = entry.connection.template
+        self.method = entry.method
+        self.uri = _text(entry.target.raw) or "-"
+        self.version = tuple(int(part) for part in entry.version.split("."))
+        #: The number of the request on its connection.
+        self.req_number = number
+        self.must_close = False
+        self._fields = entry.headers
+
+    @cached_property
+    def headers(self) -> list[tuple[str, str]]:
+        """The fields, their names in upper case."""
+        return [(_text(name).upper(), _text(value)) for name, value in self._fields]
+
+    @property
+    def path(self) -> str:
+        """The path as it was sent."""
+        return self.uri.partition("?")[0]
+
+    @property
+    def query(self) -> str:
+        return self.uri.partition("?")[2]
+
+    @property
+    def scheme(self) -> str:
+        scheme: str = self._template["scheme"]
+        return scheme
+
+    @property
+    def peer_addr(self) -> Any:
+        """The other end of the connection: ``(host, port)``, or ``''`` for a Unix socket's."""
+        return self._template["client"] or ""
+
+    remote_addr = peer_addr
+
+    def should_close(self) -> bool:
+        """Whether the connection ends with this request, as far as the request says so."""
+        options = [value.lower().strip() for name, value in self.headers if name == "CONNECTION"]
+        return self.must_close or "close" in options or (self.version <= (1, 0) and "keep-alive" not in options)
+
+
+class ResponseView:
+    """What ``gunicorn.http.wsgi.Response`` is to a hook or a logger."""
+
+    def __init__(self, entry: Entry, request: RequestView, *, closes: bool) -> None:
+        self.req = request
+        #: ``'200 OK'``; ``None`` where there was no response.
+        self.status = f"{entry.status} {_PHRASES.get(entry.status, '')}".rstrip() if entry.status else None
+        self.status_code = entry.status or None
+        self.headers = [(_text(name), _text(value)) for name, value in entry.fields]
+        self.headers_sent = bool(entry.status)
+        #: Bytes of content.
+        self.sent = entry.sent
+        lengths = [value for name, value in self.headers if name.lower() == "content-length"]
+        self.response_length = int(lengths[0]) if lengths else None
+        self.chunked = self.response_length is None and request.version > (1, 0) and request.method != "HEAD"
+        self.must_close = closes
+
+    def should_close(self) -> bool:
+        """Whether the connection ends with this response."""
+        return self.must_close
+
+
+def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment of a request (PEP 3333, with Gunicorn's ``RAW_URI``), over what is the same for all."""
+    template = entry.connection.template
+    server = template["server"] or ("", None)
+    client = template["client"]
+    target = entry.target.raw
+    environ = {
+        **base,
+        "REQUEST_METHOD": entry.method,
+        "QUERY_STRING": _text(target.partition(b"?")[2]),
+        "RAW_URI": _text(target),
+        "SERVER_PROTOCOL": f"HTTP/{entry.version}",
+    }
+    fields: dict[str, str] = {}
+    for field_name, value in entry.headers:
+        name = _text(field_name).upper().replace("-", "_")
+        key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        fields[key] = f"{fields[key]},{_text(value)}" if key in fields else _text(value)
+    environ.update(fields)
+    environ["wsgi.url_scheme"] = template["scheme"]
+    environ["REMOTE_ADDR"] = client[0] if client else ""
+    if client:
+        environ["REMOTE_PORT"] = str(client[1])
+    # A Unix socket's path is no server to WSGI, so that Gunicorn asks the Host field.
+    host, _, port = fields.get("HTTP_HOST", "").partition(":")
+    is_named = server[1] is None and host
+    environ["SERVER_NAME"] = host if is_named else server[0]
+    environ["SERVER_PORT"] = (port or _PORTS[template["scheme"]]) if is_named else str(server[1] or "")
+    environ["PATH_INFO"] = path_info(target)
+    environ["SCRIPT_NAME"] = template["root_path"]
+    return environ
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")
