@@ -36,6 +36,8 @@ class Entry(Protocol):
     @property
     def connection(self) -> Connected: ...
 
+    #: What the application is told of the request beside its head: ``client`` is whom proxies tell of.
+    template: Message
     #: Where the request's line is not known, the method is ``'-'``, and the target is empty.
     method: str
     target: Target

@@ -33,6 +33,9 @@ IDLE_GRACE = 0.5
 #: Seconds that a TLS handshake may take.
 TLS_HANDSHAKE_TIMEOUT = 10.0
 
+#: Bytes of a PROXY header, most of which are fields that nobody looks at.
+PROXY_HEADER_BYTES = 4096
+
 #: Seconds that receive calls of a WebSocket may still take when the worker stops, and, when its disconnect call has
 #: ended, the call for its handshake.
 RECEIVE_GRACE = 1.0
@@ -121,6 +124,28 @@ class Settings:
     head_limit: int = 64 * 1024
     #: Connections at a time (Gunicorn ``worker_connections``); 0 means what the file descriptors allow.
     worker_connections: int = 0
+    #: Whether fields of trusted proxies say who the client is, and by which scheme it came.
+    proxy_headers: bool = True
+    #: Addresses and networks of these proxies, ``'*'`` for all; a Unix socket is trusted (Gunicorn
+    #: ``forwarded_allow_ips``).
+    forwarded_allow_ips: tuple[str, ...] = ("127.0.0.1", "::1")
+    #: Names of fields, in lower case, and the values that mean https (Gunicorn ``secure_scheme_headers``).
+    secure_scheme_headers: tuple[tuple[bytes, bytes], ...] = (
+        (b"x-forwarded-protocol", b"ssl"),
+        (b"x-forwarded-proto", b"https"),
+        (b"x-forwarded-ssl", b"on"),
+    )
+    #: What becomes of fields with an underscore in their names: ``'drop'``, ``'refuse'`` (the request), or
+    #: ``'dangerous'``, which is nothing (Gunicorn ``header_map``).
+    header_map: str = "dangerous"
+    #: The names, in lower case, that trusted proxies may send nevertheless; ``b'*'`` for all (Gunicorn
+    #: ``forwarder_headers``).
+    forwarder_headers: tuple[bytes, ...] = (b"script_name", b"path_info")
+    #: Which PROXY headers may begin a connection: ``'off'``, ``'v1'``, ``'v2'`` or ``'auto'`` (Gunicorn
+    #: ``proxy_protocol``).
+    proxy_protocol: str = "off"
+    #: Who may send them, as for ``forwarded_allow_ips`` (Gunicorn ``proxy_allow_ips``).
+    proxy_allow_ips: tuple[str, ...] = ("127.0.0.1", "::1")
     #: Whether there is an access log, if Gunicorn is to write one.
     access_log: bool = True
     #: Whether WebSockets are served.
@@ -161,7 +186,7 @@ class Settings:
             "ws_max_size": getattr(cfg, "websocket_max_message_size", cls.ws_max_size),
             "worker_connections": cfg.worker_connections if _is_set(cfg, "worker_connections") else 0,
         }
-        return cls(**(values | _head_limits(cfg) | dict(options)))
+        return cls(**(values | _proxies(cfg) | _head_limits(cfg) | dict(options)))
 
 
 def _is_set(cfg: Any, name: str) -> bool:
@@ -173,6 +198,28 @@ def _is_set(cfg: Any, name: str) -> bool:
 def _set_value(cfg: Any, name: str) -> Any:
     """The value of a Gunicorn setting, if it is away from its default, and exists."""
     return getattr(cfg, name) if name in cfg.settings and _is_set(cfg, name) else None
+
+
+def _proxies(cfg: Any) -> dict[str, Any]:
+    """What Gunicorn's settings say of proxies.
+
+    ``header_map`` at its default is left alone: whoever comes from uvicorn-worker has met every field.
+    """
+    protocol = getattr(cfg, "proxy_protocol", "off")
+    if not isinstance(protocol, str):  # It was a boolean before Gunicorn 24.1.
+        protocol = "auto" if protocol else "off"
+    return {
+        "forwarded_allow_ips": tuple(cfg.forwarded_allow_ips),
+        "secure_scheme_headers": _checked(_scheme_fields, cfg.secure_scheme_headers, "secure_scheme_headers"),
+        "header_map": _set_value(cfg, "header_map") or Settings.header_map,
+        "forwarder_headers": tuple(_latin1(name).lower() for name in getattr(cfg, "forwarder_headers", ())),
+        "proxy_protocol": protocol,
+        "proxy_allow_ips": tuple(cfg.proxy_allow_ips),
+    }
+
+
+def _scheme_fields(value: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((_latin1(name).lower(), _latin1(text)) for name, text in value.items())
 
 
 def _head_limits(cfg: Any) -> dict[str, int]:
@@ -219,6 +266,7 @@ def read_options(
                 notice(f"{where} = {value!r} means nothing here: {foreign.advice}")
         else:
             options[_FIELDS.get(name, name)] = _convert(name, value, where)
+    options = {name: value for name, value in options.items() if value is not None}
     for variable, text in environment.items():
         if variable.startswith(ENVIRONMENT_PREFIX) and not _KUBERNETES_VARIABLE.fullmatch(variable):
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
@@ -306,6 +354,17 @@ def _root_path(value: Any) -> str:
     return value.rstrip("/")
 
 
+def _allow_list(value: Any) -> tuple[str, ...] | None:
+    """Addresses, networks and names, separated by commas where they are text; ``None`` is uvicorn's default."""
+    if value is None:
+        return None
+    entries = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(entry.strip() for entry in entries if entry.strip())
+    except (AttributeError, TypeError):
+        raise ValueError("expected addresses or networks, separated by commas, or '*'") from None
+
+
 def _server_header(value: Any) -> bytes:
     """``True`` for the default, ``False`` for none, any other text for itself."""
     try:
@@ -359,6 +418,9 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "root_path": _root_path,
     "headers": _headers,
     "access_log": _boolean,
+    "proxy_headers": _boolean,
+    "forwarded_allow_ips": _allow_list,
+    "header_map": _one_of("drop", "refuse", "dangerous"),
     "timeout_keep_alive": _seconds,
     "loop": _loop,
     "ws": _ws,

@@ -25,7 +25,6 @@ _RELOAD = Foreign("Gunicorn's reload and its kin do that", (False,))
 _LOGS = Foreign("Gunicorn's settings for logs do that")
 _TLS = Foreign("Gunicorn's keyfile, certfile and their kin do that", refused=True)
 _MASTER = Foreign("Gunicorn's master does that")
-_PROXY = Foreign("headers of proxies are not read by this version")
 
 FOREIGN: Mapping[str, Foreign] = {
     "app": Foreign("Gunicorn's command line names the application", refused=True),
@@ -46,8 +45,6 @@ FOREIGN: Mapping[str, Foreign] = {
     "reload_includes": _RELOAD,
     "reload_excludes": _RELOAD,
     "workers": Foreign("Gunicorn's workers does that"),
-    "proxy_headers": _PROXY._replace(fine=(False,)),
-    "forwarded_allow_ips": _PROXY,
     "limit_concurrency": Foreign("Gunicorn's worker_connections limits connections, which then wait"),
     "limit_max_requests": Foreign("Gunicorn's max_requests does that"),
     "limit_max_requests_jitter": Foreign("Gunicorn's max_requests_jitter does that", (0,)),

@@ -119,10 +119,11 @@ class Recorded(_OverObserved):
     if not TYPE_CHECKING:
         __slots__ = ()  # The exchange's class has them.
 
-    SLOTS: ClassVar[tuple[str, ...]] = ("_was_called", "fields", "view")
+    SLOTS: ClassVar[tuple[str, ...]] = ("_number", "_view", "_was_called", "fields")
 
-    view: RequestView
     fields: ReplyFields
+    _number: int
+    _view: RequestView | None
     _was_called: bool
 
     def __init__(self, connection: ObservedProtocol, method: str, target: Target, headers: RequestFields) -> None:
@@ -132,7 +133,14 @@ class Recorded(_OverObserved):
         self.status = self.sent = 0
         self._was_called = False
         connection.requests += 1
-        self.view = RequestView(self, connection.requests)
+        self._number = connection.requests
+        self._view = None
+
+    @property
+    def view(self) -> RequestView:
+        if self._view is None:
+            self._view = RequestView(self, self._number)
+        return self._view
 
     def _make_head(self, status: int, fields: ReplyFields, content: bytes | None) -> tuple[bytes, bytes]:
         fields = wire.list_fields(fields)
@@ -180,6 +188,7 @@ class Refused:
 
     def __init__(self, connection: ObservedProtocol, refusal: RequestRefused) -> None:
         self.connection = connection
+        self.template = connection.template
         self.began = monotonic()
         self.method, self.target, self.version, self.headers = connection.head_so_far()
         self.status = refusal.status.value

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from uvicorn_worker._types import Address, Application, Log
 from uvicorn_worker.clock import TICK, Clock
 from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, TOKEN, Settings
-from uvicorn_worker.errors import InvalidOption
+from uvicorn_worker.errors import InvalidOption, RequestRefused
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.protocol import HTTP11Protocol
 from uvicorn_worker.http11.upgrade import Upgrade, UpgradeHandler
@@ -24,6 +24,8 @@ from uvicorn_worker.interfaces.channels import HTTPChannels, WebSocketChannels
 from uvicorn_worker.interfaces.detect import Interface, detect_interface, is_coroutine_function
 from uvicorn_worker.interfaces.lifespan import Lifespan
 from uvicorn_worker.observe import ObservedExchange, ObservedProtocol, Observer, Recorded
+from uvicorn_worker.proxied import take_proxy_header
+from uvicorn_worker.proxy import AllowList
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.protocol import websocket
 from uvicorn_worker.websocket.session import Session
@@ -166,6 +168,9 @@ class Server:
         self._ceiling = settings.worker_connections or _descriptor_ceiling()
         #: Connections that are accepted, and not made yet.
         self._connecting: set[asyncio.Task[None]] = set()
+        #: Those among them of which it isn't known yet whether a PROXY header begins them.
+        self._unannounced: set[asyncio.Task[Any]] = set()
+        self._may_announce = AllowList(settings.proxy_allow_ips)
         self._server_addresses: dict[Address, Address] = {}
         self._accepting = False
         self._full_was_logged = False
@@ -295,6 +300,8 @@ class Server:
 
     async def _connect(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
         try:
+            if self._settings.proxy_protocol != "off":
+                await self._hear_proxy(connection, protocol)
             await self._loop.connect_accepted_socket(
                 lambda: protocol,
                 connection,
@@ -305,6 +312,28 @@ class Server:
             self._log.debug("A connection failed: %s", error)
             connection.close()
             protocol.connection_lost(error)
+
+    async def _hear_proxy(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
+        """Tell ``protocol`` what a PROXY header says; raises :class:`OSError` where there will be no connection."""
+        peer = protocol.template["client"]
+        task = asyncio.current_task()
+        assert task is not None
+        self._unannounced.add(task)
+        try:
+            async with asyncio.timeout(self._settings.head_timeout or None):
+                allowed = peer is None or peer[0] in self._may_announce
+                protocol.introduce(
+                    *await take_proxy_header(connection, self._settings.proxy_protocol, allowed=allowed)
+                )
+        except RequestRefused as refusal:
+            self._log.warning("Refused a connection of %s: %s", peer[0] if peer else "a Unix socket", refusal)
+            if self._tls is not None:
+                raise ConnectionAbortedError(refusal.reason) from None
+            protocol.turn_away(refusal.with_traceback(None))
+        except asyncio.CancelledError:
+            raise ConnectionAbortedError("the worker stops") from None
+        finally:
+            self._unannounced.discard(task)
 
     def _log_once_full(self) -> None:
         """Once per episode: it is over when a quarter of the room is free again."""
@@ -376,6 +405,11 @@ class Server:
     def _close_idle(self) -> None:
         for connection in list(self._service.connections):
             connection.close_if_idle()
+        self._give_up_unannounced()
+
+    def _give_up_unannounced(self) -> None:
+        for task in self._unannounced:
+            task.cancel()
 
     async def _wait_for_quiet(self, until: float) -> None:
         """Wait until no connection is open and no call of the application is under way, at most ``until`` then."""
@@ -390,6 +424,7 @@ class Server:
     def abort(self) -> None:
         """End everything now: for a worker that is told to quit."""
         self._service.draining = True
+        self._give_up_unannounced()
         for running in list(self._service.running):
             running.cancel()
         for connection in list(self._service.connections):

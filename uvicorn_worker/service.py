@@ -11,6 +11,7 @@ from uvicorn_worker._types import Application, Connection, Log, Observing, Runni
 from uvicorn_worker.clock import Clock
 from uvicorn_worker.config import SLICE, Settings
 from uvicorn_worker.http11.wire import Prefixes, UsualPrefixes
+from uvicorn_worker.proxy import ProxyPolicy
 
 
 class Service:
@@ -34,6 +35,7 @@ class Service:
         "on_less",
         "on_quota",
         "prefixes",
+        "proxies",
         "requests_left",
         "running",
         "scheme",
@@ -69,6 +71,7 @@ class Service:
         self.prefixes = Prefixes(settings.server_header, settings.headers, settings.date_header)
         self.usual_prefixes = UsualPrefixes(settings.server_header, settings.headers, settings.date_header)
         self._refresh_prefixes()
+        self.proxies = ProxyPolicy(settings)
         #: A slice of so many bytes can't go over a limit of a head.
         self.slice_without_limits = 0 if settings.has_tight_limits else min(SLICE, 4 * settings.field_count_limit)
         self.connections: set[Connection] = set()

@@ -7,7 +7,6 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn_worker._types import Message
 from uvicorn_worker.access_log import Entry, path_info
 
 _PORTS = {"http": "80", "https": "443"}
@@ -29,7 +28,10 @@ class RequestView:
     fragment = ""
 
     def __init__(self, entry: Entry, number: int = 1) -> None:
-        self._template: Message = entry.connection.template
+        self.scheme: str = entry.template["scheme"]
+        #: The other end of the connection: ``(host, port)``, or ``''`` for a Unix socket's.
+        self.peer_addr: Any = entry.connection.template["client"] or ""
+        self.remote_addr = self.peer_addr
         self.method = entry.method
         self.uri = _text(entry.target.raw) or "-"
         self.version = tuple(int(part) for part in entry.version.split("."))
@@ -51,18 +53,6 @@ class RequestView:
     @property
     def query(self) -> str:
         return self.uri.partition("?")[2]
-
-    @property
-    def scheme(self) -> str:
-        scheme: str = self._template["scheme"]
-        return scheme
-
-    @property
-    def peer_addr(self) -> Any:
-        """The other end of the connection: ``(host, port)``, or ``''`` for a Unix socket's."""
-        return self._template["client"] or ""
-
-    remote_addr = peer_addr
 
     def should_close(self) -> bool:
         """Whether the connection ends with this request, as far as the request says so."""
@@ -94,9 +84,9 @@ class ResponseView:
 
 def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     """The environment of a request (PEP 3333, with Gunicorn's ``RAW_URI``), over what is the same for all."""
-    template = entry.connection.template
+    template = entry.template
     server = template["server"] or ("", None)
-    client = template["client"]
+    client = entry.connection.template["client"]
     target = entry.target.raw
     environ = {
         **base,

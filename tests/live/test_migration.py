@@ -19,6 +19,7 @@ APP = "asgi_apps:app"
         "{'loop': 'auto', 'http': 'auto', 'ws': 'auto', 'lifespan': 'auto', 'interface': 'asgi3'}",
         "{'loop': 'asyncio', 'access_log': False, 'root_path': '', 'ws_max_size': 1024, 'timeout_keep_alive': 60}",
         "{'log_level': None, 'reload': False, 'ssl_keyfile': None, 'factory': False}",
+        "{'proxy_headers': True, 'forwarded_allow_ips': '*'}",
     ],
 )
 def test_options_that_mean_the_same_here_are_taken_without_a_word(serve: Serve, options: str) -> None:
@@ -34,7 +35,6 @@ def test_options_that_mean_the_same_here_are_taken_without_a_word(serve: Serve, 
         ("'workers': 4", "Gunicorn's workers does that"),
         ("'host': '0.0.0.0'", "Gunicorn's bind says where to listen"),
         ("'http': 'h11'", "HTTP/1.1 is parsed by httptools"),
-        ("'proxy_headers': True", "headers of proxies are not read by this version"),
         ("'limit_max_requests': 100", "Gunicorn's max_requests does that"),
     ],
 )

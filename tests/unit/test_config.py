@@ -52,6 +52,14 @@ VALUES = [
     ("pipelined_requests", 100, 100),
     ("request_body_buffer", 1, 1),
     ("unread_body_limit", "0", 0),
+    ("proxy_headers", False, False),
+    ("proxy_headers", "off", False),
+    ("forwarded_allow_ips", "*", ("*",)),
+    ("forwarded_allow_ips", "127.0.0.1, 10.0.0.0/8,", ("127.0.0.1", "10.0.0.0/8")),
+    ("forwarded_allow_ips", ["::1", "proxy"], ("::1", "proxy")),
+    ("forwarded_allow_ips", "", ()),
+    ("header_map", "drop", "drop"),
+    ("header_map", "refuse", "refuse"),
     ("ws_max_size", 0, 0),
     ("ws_max_size", "1048576", 1048576),
     ("ws_max_queue", 1, 1),
@@ -125,6 +133,10 @@ BAD_VALUES = [
     ("request_body_buffer", 0, "1 or more"),
     ("request_body_buffer", "64K", "a whole number"),
     ("unread_body_limit", -1, "0 or more"),
+    ("proxy_headers", None, "true or false"),
+    ("forwarded_allow_ips", 5, "addresses or networks"),
+    ("forwarded_allow_ips", [5], "addresses or networks"),
+    ("header_map", "keep", "one of drop, refuse, dangerous"),
     ("ws_max_size", -1, "0 or more"),
     ("ws_max_size", "16M", "a whole number"),
     ("ws_max_size", None, "a whole number"),
@@ -367,6 +379,57 @@ def test_gunicorns_times() -> None:
     settings = settings_of(keepalive=75, timeout=120, graceful_timeout=15)
     assert (settings.keepalive, settings.timeout, settings.graceful_timeout) == (75, 120, 15)
     assert settings_of(keepalive=0).keepalive == 0
+
+
+def test_gunicorns_forwarders_count_also_at_their_default() -> None:
+    assert settings_of().forwarded_allow_ips == tuple(Config().forwarded_allow_ips)
+    assert settings_of(forwarded_allow_ips="10.0.0.1, 192.168.0.1").forwarded_allow_ips == ("10.0.0.1", "192.168.0.1")
+
+
+def test_gunicorns_forwarders_give_way_to_the_option_unless_it_is_none() -> None:
+    assert settings_of({"forwarded_allow_ips": "*"}, forwarded_allow_ips="10.0.0.1").forwarded_allow_ips == ("*",)
+    assert settings_of({"forwarded_allow_ips": None}, forwarded_allow_ips="10.0.0.1").forwarded_allow_ips == (
+        "10.0.0.1",
+    )
+
+
+def test_gunicorns_fields_of_the_scheme() -> None:
+    assert settings_of().secure_scheme_headers == Settings.secure_scheme_headers
+    settings = settings_of(secure_scheme_headers={"X-SECURE": "Yes"})
+    assert settings.secure_scheme_headers == ((b"x-secure", b"Yes"),)
+
+
+def test_a_field_of_the_scheme_that_has_no_text_is_named() -> None:
+    with pytest.raises(InvalidOption, match="secure_scheme_headers.*expected text"):
+        settings_of(secure_scheme_headers={"X-SECURE": True})
+
+
+def test_gunicorns_header_map_counts_when_it_is_set() -> None:
+    assert settings_of().header_map == settings_of(header_map="dangerous").header_map == "dangerous"
+    assert settings_of(header_map="refuse").header_map == "refuse"
+    assert settings_of({"header_map": "drop"}).header_map == "drop"
+    assert settings_of({"header_map": "dangerous"}, header_map="refuse").header_map == "dangerous"
+
+
+def test_gunicorns_names_that_forwarders_may_send() -> None:
+    assert settings_of().forwarder_headers == Settings.forwarder_headers
+    assert settings_of(forwarder_headers="REMOTE_USER").forwarder_headers == (b"remote_user",)
+
+
+def test_the_proxy_protocol_is_off_unless_gunicorn_says_otherwise() -> None:
+    assert settings_of().proxy_protocol == "off"
+    assert settings_of(proxy_protocol=True).proxy_protocol == "auto"
+    assert settings_of(proxy_protocol=False).proxy_protocol == "off"
+    assert settings_of().proxy_allow_ips == ("127.0.0.1", "::1")
+    assert settings_of(proxy_allow_ips="10.0.0.1").proxy_allow_ips == ("10.0.0.1",)
+
+
+@pytest.mark.skipif(
+    Config().proxy_protocol is False, reason="this Gunicorn has the first version of the PROXY protocol only"
+)
+@pytest.mark.parametrize("mode", ["v1", "v2", "auto", "off"])
+def test_gunicorns_versions_of_the_proxy_protocol(mode: str) -> None:
+    assert settings_of(proxy_protocol=mode).proxy_protocol == mode
 
 
 needs_asgi_settings = pytest.mark.skipif("asgi_loop" not in Config().settings, reason="this Gunicorn has no asgi_loop")

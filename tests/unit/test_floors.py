@@ -18,8 +18,8 @@ ROOT = Path(uvicorn_worker.__file__).parent
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "_version"},
     1: {"config", "clock"},
-    2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames"},
-    3: {"access_log", "service", "websocket.handshake", "websocket.reader"},
+    2: {"http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"},
+    3: {"access_log", "proxied", "service", "websocket.handshake", "websocket.reader"},
     4: {"http11.body", "flow", "views"},
     5: {"http11.exchange"},
     6: {"http11.reader", "http11.upgrade", "interfaces.scope", "websocket.session"},

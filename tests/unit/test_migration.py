@@ -97,8 +97,6 @@ NOTICED: list[tuple[str, Any, str]] = [
     ("reload", True, "reload"),
     ("reload_dirs", ["a"], "reload"),
     ("workers", 4, "workers"),
-    ("proxy_headers", True, "proxies"),
-    ("forwarded_allow_ips", "*", "proxies"),
     ("limit_concurrency", 100, "worker_connections"),
     ("limit_max_requests", 100, "max_requests"),
     ("limit_max_requests_jitter", 10, "max_requests_jitter"),

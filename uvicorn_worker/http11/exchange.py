@@ -41,6 +41,7 @@ class Wire(BodyWire, Protocol):
 
     __slots__ = ()
 
+    #: What the application is told of every request of the connection.
     template: Message
     has_ended: bool
     keeps_alive: bool
@@ -89,6 +90,7 @@ class Exchange(RequestBody):
         "status",
         "target",
         "task",
+        "template",
         "version",
     )
 
@@ -112,6 +114,8 @@ class Exchange(RequestBody):
         self.target = target
         self.version = "1.1"
         self.headers = headers
+        #: What the application is told beside; a proxy may have said otherwise for this request.
+        self.template = connection.template
         #: Whether the connection outlives this exchange, as far as is known yet.
         self.keep_alive = connection.keeps_alive
         #: Whether nothing about the request changes how a whole response looks.

@@ -56,6 +56,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
     ) -> None:
         super().__init__(service, exchange_class)
         self.template = exchange_class.template_for(service, client, server)
+        self.trust = service.proxies.trust_in(client)
         self.write_paused = False
         #: Whether the client sends no more.
         self.has_ended = False
@@ -78,6 +79,24 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         if self.service.scheme == "https":
             self._exchange_class.describe_tls(self.template, transport.get_extra_info("ssl_object"))
         self._wait(self.service.head_waits)
+        if self._unparsed is not None:
+            self._read_unparsed()
+        self._begin_next()
+
+    # What is known before it is made, of a connection that can begin with a PROXY header.
+
+    def introduce(self, client: Address | None, received: bytes) -> None:
+        """Its peer speaks for ``client``, if that is one; ``received`` is what it has sent otherwise."""
+        if client is not None:
+            self.trust = self.service.proxies.trust_in(self.template["client"], client)
+            self.template["client"] = client
+        if received:
+            self._unparsed = memoryview(received)
+
+    def turn_away(self, refusal: RequestRefused) -> None:
+        """Nothing but this is to be told to its peer."""
+        self._read_no_more()
+        self._enqueue(refusal)
 
     # Exchanges, in order.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import IntEnum
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import Exchange, Wire
 from uvicorn_worker.http11.framing import DECISIVE_FIELDS, Target, line_too_long, refuse, too_large
 from uvicorn_worker.memo import Memo
+from uvicorn_worker.proxy import NOTHING, SCHEME, USUAL_FIELDS, Trust
 from uvicorn_worker.service import Service
 
 
@@ -30,6 +32,9 @@ class Phase(IntEnum):
 
 
 HEAD, BODY, PRIMING, SWITCHING, OVER = Phase
+
+# Request fields that make a difference to what is read here or told of it; of the others nothing is known.
+_NOTABLE_FIELDS = DECISIVE_FIELDS | USUAL_FIELDS
 
 # What has been found good.
 _METHODS: Memo[bytes, str] = Memo(framing.decode_method, lambda method: True)
@@ -58,6 +63,7 @@ class RequestReader(Wire):
         "_decisive",
         "_exchange_class",
         "_fed",
+        "_forwarded",
         "_headers",
         "_host",
         "_incoming",
@@ -74,6 +80,7 @@ class RequestReader(Wire):
         "keeps_alive",
         "on_header",
         "service",
+        "trust",
     )
 
     def __init__(self, service: Service, exchange_class: type[Exchange]) -> None:
@@ -88,6 +95,9 @@ class RequestReader(Wire):
         self._headers: Any = []
         #: The fields that say how a request is to be read, but for its first Host.
         self._decisive: list[tuple[bytes, bytes]] = []
+        #: The lines of the fields by which proxies tell of the client, and what such are believed.
+        self._forwarded = b""
+        self.trust: Trust = NOTHING
         #: Whether the last slice ended within a head or a body, or before a head.
         self._unfinished = False
         #: Bytes of the slices that did, as far as they are not of the body; the first slice of a head is not counted.
@@ -112,7 +122,10 @@ class RequestReader(Wire):
     def _new_parser(self) -> Any:
         # The parser looks its callbacks up now, and keeps them. Making pairs in the kind that the interface shows saves
         # making each of them twice.
-        self.on_header = self._on_header_tuple if self._exchange_class.has_tuples else self._on_header_list
+        on_header = self._on_header_tuple if self._exchange_class.has_tuples else self._on_header_list
+        proxies = self.service.proxies
+        watches_more = proxies.more_fields or proxies.maps_names
+        self.on_header = partial(self._on_header_watched, on_header) if watches_more else on_header
         parser = httptools.HttpRequestParser(self)
         del self.on_header
         return parser
@@ -160,9 +173,11 @@ class RequestReader(Wire):
     def _on_header_list(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         value = value.rstrip(b" \t")
-        if name in DECISIVE_FIELDS:
+        if name in _NOTABLE_FIELDS:
             if name == b"host" and self._host is None:
                 self._host = value
+            elif name in USUAL_FIELDS:
+                self._forwarded += name + b":" + value + b"\n"
             else:
                 self._decisive.append((name, value))
         self._headers.append([name, value])
@@ -170,12 +185,21 @@ class RequestReader(Wire):
     def _on_header_tuple(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         value = value.rstrip(b" \t")
-        if name in DECISIVE_FIELDS:
+        if name in _NOTABLE_FIELDS:
             if name == b"host" and self._host is None:
                 self._host = value
+            elif name in USUAL_FIELDS:
+                self._forwarded += name + b":" + value + b"\n"
             else:
                 self._decisive.append((name, value))
         self._headers.append((name, value))
+
+    def _on_header_watched(self, on_header: Callable[[bytes, bytes], None], name: bytes, value: bytes) -> None:
+        """The same where settings ask for more than the usual fields of proxies to be looked at."""
+        lower = name.lower()
+        if lower in self.service.proxies.more_fields or b"_" in lower:
+            self._forwarded += b"%b:%b\n" % (lower, value.rstrip(b" \t"))
+        on_header(name, value)
 
     def on_headers_complete(self) -> None:
         if self._phase is not HEAD:
@@ -196,6 +220,8 @@ class RequestReader(Wire):
             # only HTTP/1.1 keeps the connection.
             if self._decisive or not parser.should_keep_alive() or self._host is None or not _HOSTS[self._host]:
                 exchange = self._decide(exchange, parser)
+            if self._forwarded:
+                self._heed_proxies(exchange)
         except RequestRefused as refusal:
             self._refusal = refusal
             raise
@@ -236,6 +262,7 @@ class RequestReader(Wire):
         # Trailers (RFC 9112 section 7.1.2) are dropped. They were counted among the bytes beside the body.
         self._headers = []
         self._decisive.clear()
+        self._forwarded = b""
         self._host = None
         self._unfinished = False
         self._phase = HEAD
@@ -277,6 +304,17 @@ class RequestReader(Wire):
             if exchange.body is not ABSENT:
                 self._phase = PRIMING
         return exchange
+
+    def _heed_proxies(self, exchange: Exchange) -> None:
+        """Tell the application what proxies say of the request; raises :class:`RequestRefused`."""
+        lines, self._forwarded = self._forwarded, b""
+        proxies, trust = self.service.proxies, self.trust
+        if proxies.maps_names:
+            exchange.headers = proxies.map_names(exchange.headers, trust)
+        if trust is not NOTHING:
+            exchange.template = self.template | proxies.read[lines]
+            if trust is SCHEME:
+                exchange.template["client"] = self.template["client"]
 
     def _switch(self, exchange: Exchange, protocol: bytes) -> Exchange:
         """Make a request to switch to ``protocol`` of it, after which nothing is HTTP."""

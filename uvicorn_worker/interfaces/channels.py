@@ -59,8 +59,7 @@ class HTTPChannels(Named, _OverExchange):
     __slots__ = ()
 
     def call(self, app: Application) -> Coroutine[Any, Any, None]:
-        connection = self.connection
-        message = connection.template.copy()
+        message = self.template.copy()
         if self.version != "1.1":
             message["http_version"] = self.version
         message["method"] = self.method
@@ -154,7 +153,7 @@ class WebSocketChannels(Named, _OverSession):
         self._is_watched = False
         self.channels = {"reply": self}
         self._connecting = getattr(request, "task", None)  # It has none yet where a task factory runs it at once.
-        message = request.connection.template.copy()
+        message = request.template.copy()
         del message["method"]
         message["channel"] = "websocket.connect"
         message["scheme"] = "wss" if message["scheme"] == "https" else "ws"

@@ -65,9 +65,8 @@ def template_for(service: Service, client: Address | None, server: Address | Non
 
 def scope_of(request: Exchange) -> Message:
     """The scope of a request, which is that of a WebSocket's handshake but for a few keys."""
-    connection = request.connection
-    state = connection.service.state
-    scope = connection.template.copy()
+    state = request.connection.service.state
+    scope = request.template.copy()
     if request.version != "1.1":
         scope["http_version"] = request.version
     scope["method"] = request.method

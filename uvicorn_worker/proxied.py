@@ -1,0 +1,60 @@
+"""Reads the header that a proxy puts in front of a connection (PROXY protocol), and not a byte more."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from uvicorn_worker._types import Address
+from uvicorn_worker.config import PROXY_HEADER_BYTES
+from uvicorn_worker.proxy import ABSENT, read_proxy_header
+
+
+async def take_proxy_header(connection: socket.socket, mode: str, *, allowed: bool) -> tuple[Address | None, bytes]:
+    """Take the PROXY header out of what a non-blocking ``connection`` receives.
+
+    Returns the client that it tells of, if any, and bytes that were taken though they belong to no such header. They
+    are the beginning of a request: TLS never begins like one. ``mode`` and ``allowed`` are as for
+    :func:`read_proxy_header`. Raises :class:`RequestRefused`, and :class:`OSError` where the peer has gone.
+    """
+    taken = b""
+    while True:
+        try:
+            seen = connection.recv(PROXY_HEADER_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            await _until_readable(connection)
+            continue
+        if not seen:
+            raise ConnectionAbortedError("the peer closed the connection before it began")
+        header = read_proxy_header(taken + seen, mode, allowed=allowed)
+        if header is ABSENT:
+            return None, taken
+        if header is not None:
+            _take(connection, header.size - len(taken))
+            return header.client, b""
+        # If it were left there, the connection would be readable all the time.
+        taken += _take(connection, len(seen))
+
+
+def _take(connection: socket.socket, size: int) -> bytes:
+    """So many bytes that are known to be there."""
+    taken = b""
+    while len(taken) < size:
+        taken += connection.recv(size - len(taken))
+    return taken
+
+
+async def _until_readable(connection: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def tell() -> None:
+        loop.remove_reader(connection)
+        if not waiter.done():
+            waiter.set_result(None)
+
+    loop.add_reader(connection, tell)
+    try:
+        await waiter
+    finally:
+        loop.remove_reader(connection)
