@@ -79,9 +79,9 @@ class ProxyPolicy:
         self.more_fields = frozenset(self._secure_values) - USUAL_FIELDS
         #: Whether names with an underscore are, too (Gunicorn ``header_map``).
         self.maps_names = settings.header_map != "dangerous"
-        #: What an application is to be told otherwise, by the lines of such fields: ``name:value`` and a line feed,
-        #: with the names in lower case. Raises :class:`RequestRefused` where they contradict each other.
-        self.read: Memo[bytes, Message] = Memo(self._read, lambda lines: len(lines) <= 256)
+        #: What an application is to be told otherwise, by the names, in lower case, and the values of such fields, in
+        #: turn. Raises :class:`RequestRefused` where they contradict each other.
+        self.read: Memo[tuple[bytes, ...], Message] = Memo(self._read, lambda fields: sum(map(len, fields)) <= 256)
 
     def trust_in(self, peer: Address | None, told: Address | None = None) -> Trust:
         """What is believed of ``peer``, who has ``told`` of another client by a PROXY header.
@@ -109,8 +109,8 @@ class ProxyPolicy:
         allowed = self._settings.forwarder_headers
         return trust is not NOTHING and (name in allowed or b"*" in allowed)
 
-    def _read(self, lines: bytes) -> Message:
-        fields = [line.split(b":", 1) for line in lines.split(b"\n")[:-1]]
+    def _read(self, names_and_values: tuple[bytes, ...]) -> Message:
+        fields = list(zip(names_and_values[::2], names_and_values[1::2], strict=True))
         hops = [value for name, value in fields if name == _FORWARDED_FOR]
         schemes = {
             "https" if value in self._secure_values[name] else "http"

@@ -33,13 +33,13 @@ def policy(**settings: Any) -> ProxyPolicy:
     return ProxyPolicy(Settings(**settings))
 
 
-def lines(*fields: tuple[bytes, bytes]) -> bytes:
+def flat(*fields: tuple[bytes, bytes]) -> tuple[bytes, ...]:
     """The fields as a policy reads them."""
-    return b"".join(b"%b:%b\n" % field for field in fields)
+    return tuple(part for field in fields for part in field)
 
 
-def chain(*values: bytes) -> bytes:
-    return lines(*((b"x-forwarded-for", value) for value in values))
+def chain(*values: bytes) -> tuple[bytes, ...]:
+    return flat(*((b"x-forwarded-for", value) for value in values))
 
 
 # Who is trusted.
@@ -187,10 +187,10 @@ def test_what_is_remembered_of_fields_is_bounded() -> None:
         proxies.read[chain(b"203.0.113.%d" % number)]
         proxies.read[chain(b"%d" % number * 300)]
     assert len(proxies.read) <= 1024
-    assert max(map(len, proxies.read)) <= 256
+    assert max(sum(map(len, fields)) for fields in proxies.read) <= 256
 
 
-@given(st.lists(st.binary(max_size=60).filter(lambda value: b"\n" not in value), max_size=5))
+@given(st.lists(st.binary(max_size=60), max_size=5))
 def test_no_value_of_a_chain_is_an_error(values: list[bytes]) -> None:
     told = policy(forwarded_allow_ips=TRUSTED).read[chain(*values)]
     assert set(told) <= {"client"}
@@ -236,7 +236,7 @@ PROTO, SSL, PROTOCOL = b"x-forwarded-proto", b"x-forwarded-ssl", b"x-forwarded-p
     ],
 )
 def test_the_scheme_is_as_gunicorns_fields_say(fields: tuple[tuple[bytes, bytes], ...], scheme: str | None) -> None:
-    assert policy().read[lines(*fields)].get("scheme") == scheme
+    assert policy().read[flat(*fields)].get("scheme") == scheme
 
 
 @pytest.mark.parametrize(
@@ -252,23 +252,23 @@ def test_fields_that_contradict_each_other_are_refused_each_time(fields: tuple[t
     proxies = policy()
     for _ in range(2):
         with pytest.raises(RequestRefused) as refusal:
-            proxies.read[lines(*fields)]
+            proxies.read[flat(*fields)]
         assert refusal.value.status == 400
 
 
 def test_fields_of_ones_own_stand_instead_of_the_usual_ones() -> None:
     proxies = policy(secure_scheme_headers=((b"x-secure", b"Yes"), (SSL, b"1")))
     assert proxies.more_fields == {b"x-secure"}
-    assert proxies.read[lines((b"x-secure", b"Yes"))] == {"scheme": "https"}
-    assert proxies.read[lines((b"x-secure", b"yes"))] == {"scheme": "http"}
-    assert proxies.read[lines((SSL, b"1"))] == {"scheme": "https"}
-    assert proxies.read[lines((PROTO, b"https"))] == {}
+    assert proxies.read[flat((b"x-secure", b"Yes"))] == {"scheme": "https"}
+    assert proxies.read[flat((b"x-secure", b"yes"))] == {"scheme": "http"}
+    assert proxies.read[flat((SSL, b"1"))] == {"scheme": "https"}
+    assert proxies.read[flat((PROTO, b"https"))] == {}
 
 
 def test_wss_means_https_only_where_https_does() -> None:
     proxies = policy(secure_scheme_headers=((PROTO, b"tls"),))
-    assert proxies.read[lines((PROTO, b"tls"))] == {"scheme": "https"}
-    assert proxies.read[lines((PROTO, b"wss"))] == {"scheme": "http"}
+    assert proxies.read[flat((PROTO, b"tls"))] == {"scheme": "https"}
+    assert proxies.read[flat((PROTO, b"wss"))] == {"scheme": "http"}
 
 
 # Names with an underscore.

@@ -114,7 +114,7 @@ class Exchange(RequestBody):
         self.target = target
         self.version = "1.1"
         self.headers = headers
-        #: What the application is told beside; a proxy may have said otherwise for this request.
+        #: What the application is told beside: the connection's, unless there is something to tell of this request.
         self.template = connection.template
         #: Whether the connection outlives this exchange, as far as is known yet.
         self.keep_alive = connection.keeps_alive

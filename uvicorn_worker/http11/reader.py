@@ -95,8 +95,8 @@ class RequestReader(Wire):
         self._headers: Any = []
         #: The fields that say how a request is to be read, but for its first Host.
         self._decisive: list[tuple[bytes, bytes]] = []
-        #: The lines of the fields by which proxies tell of the client, and what such are believed.
-        self._forwarded = b""
+        #: The names and values, in turn, of the fields by which proxies tell of the client, and what is believed of it.
+        self._forwarded: tuple[bytes, ...] = ()
         self.trust: Trust = NOTHING
         #: Whether the last slice ended within a head or a body, or before a head.
         self._unfinished = False
@@ -177,7 +177,7 @@ class RequestReader(Wire):
             if name == b"host" and self._host is None:
                 self._host = value
             elif name in USUAL_FIELDS:
-                self._forwarded += name + b":" + value + b"\n"
+                self._forwarded += name, value
             else:
                 self._decisive.append((name, value))
         self._headers.append([name, value])
@@ -189,7 +189,7 @@ class RequestReader(Wire):
             if name == b"host" and self._host is None:
                 self._host = value
             elif name in USUAL_FIELDS:
-                self._forwarded += name + b":" + value + b"\n"
+                self._forwarded += name, value
             else:
                 self._decisive.append((name, value))
         self._headers.append((name, value))
@@ -198,7 +198,7 @@ class RequestReader(Wire):
         """The same where settings ask for more than the usual fields of proxies to be looked at."""
         lower = name.lower()
         if lower in self.service.proxies.more_fields or b"_" in lower:
-            self._forwarded += b"%b:%b\n" % (lower, value.rstrip(b" \t"))
+            self._forwarded += lower, value.rstrip(b" \t")
         on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -262,7 +262,7 @@ class RequestReader(Wire):
         # Trailers (RFC 9112 section 7.1.2) are dropped. They were counted among the bytes beside the body.
         self._headers = []
         self._decisive.clear()
-        self._forwarded = b""
+        self._forwarded = ()
         self._host = None
         self._unfinished = False
         self._phase = HEAD
@@ -294,6 +294,8 @@ class RequestReader(Wire):
             exchange.expect_body(None, when_asked=expected)
         elif lengths and int(lengths[0]):
             exchange.expect_body(int(lengths[0]), when_asked=expected)
+        if version != "1.1":
+            exchange.template = exchange.template | {"http_version": version}
         if version != "1.1" or exchange.body is not ABSENT:
             exchange.is_usual = False
         if parser.should_upgrade():
@@ -307,12 +309,12 @@ class RequestReader(Wire):
 
     def _heed_proxies(self, exchange: Exchange) -> None:
         """Tell the application what proxies say of the request; raises :class:`RequestRefused`."""
-        lines, self._forwarded = self._forwarded, b""
+        fields, self._forwarded = self._forwarded, ()
         proxies, trust = self.service.proxies, self.trust
         if proxies.maps_names:
             exchange.headers = proxies.map_names(exchange.headers, trust)
         if trust is not NOTHING:
-            exchange.template = self.template | proxies.read[lines]
+            exchange.template = exchange.template | proxies.read[fields]
             if trust is SCHEME:
                 exchange.template["client"] = self.template["client"]
 

@@ -60,8 +60,6 @@ class HTTPChannels(Named, _OverExchange):
 
     def call(self, app: Application) -> Coroutine[Any, Any, None]:
         message = self.template.copy()
-        if self.version != "1.1":
-            message["http_version"] = self.version
         message["method"] = self.method
         message["path"], message["raw_path"], message["query_string"], _ = self.target
         message["headers"] = self.headers

@@ -67,8 +67,6 @@ def scope_of(request: Exchange) -> Message:
     """The scope of a request, which is that of a WebSocket's handshake but for a few keys."""
     state = request.connection.service.state
     scope = request.template.copy()
-    if request.version != "1.1":
-        scope["http_version"] = request.version
     scope["method"] = request.method
     scope["path"], scope["raw_path"], scope["query_string"], _ = request.target
     root_path = scope["root_path"]
