@@ -289,7 +289,12 @@ class Server:
         protocol = self._make_protocol(client, server)
         task = self._loop.create_task(self._connect(connection, protocol), context=self._service.context.copy())
         self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        task.add_done_callback(self._connected)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connecting.discard(task)
+        if self._service.draining:
+            self._ended.set()
 
     def _make_protocol(self, client: Address | None, server: Address | None) -> HTTP11Protocol:
         observer = self._observer
@@ -322,9 +327,10 @@ class Server:
         try:
             async with asyncio.timeout(self._settings.head_timeout or None):
                 allowed = peer is None or peer[0] in self._may_announce
-                protocol.introduce(
-                    *await take_proxy_header(connection, self._settings.proxy_protocol, allowed=allowed)
+                client, received = await take_proxy_header(
+                    connection, self._settings.proxy_protocol, allowed=allowed
                 )
+            protocol.introduce(client, received)
         except RequestRefused as refusal:
             self._log.warning("Refused a connection of %s: %s", peer[0] if peer else "a Unix socket", refusal)
             if self._tls is not None:

@@ -71,6 +71,14 @@ async def test_a_field_of_a_request_costs_one_call(serve: Serve) -> None:
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="other interpreters call differently")
+async def test_what_a_proxy_tells_again_costs_one_call_more_than_other_fields(serve: Serve) -> None:
+    client = serve().connect(client=("127.0.0.1", 50007))
+    other = await calls_of(client, get("/", "X-A: 203.0.113.7", "X-B: https"), HELLO)
+    told = await calls_of(client, get("/", "X-Forwarded-For: 203.0.113.7", "X-Forwarded-Proto: https"), HELLO)
+    assert told.total() - other.total() == 1
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="other interpreters call differently")
 async def test_a_small_body_costs_few_calls_more(serve: Serve) -> None:
     async def app(message: dict, channels: dict) -> None:
         part = await channels["body"].receive()

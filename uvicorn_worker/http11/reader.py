@@ -96,7 +96,7 @@ class RequestReader(Wire):
         #: The fields that say how a request is to be read, but for its first Host.
         self._decisive: list[tuple[bytes, bytes]] = []
         #: The names and values, in turn, of the fields by which proxies tell of the client, and what is believed of it.
-        self._forwarded: tuple[bytes, ...] = ()
+        self._forwarded: list[bytes] = []
         self.trust: Trust = NOTHING
         #: Whether the last slice ended within a head or a body, or before a head.
         self._unfinished = False
@@ -197,8 +197,11 @@ class RequestReader(Wire):
     def _on_header_watched(self, on_header: Callable[[bytes, bytes], None], name: bytes, value: bytes) -> None:
         """The same where settings ask for more than the usual fields of proxies to be looked at."""
         lower = name.lower()
-        if lower in self.service.proxies.more_fields or b"_" in lower:
+        proxies = self.service.proxies
+        if lower in proxies.more_fields:
             self._forwarded += lower, value.rstrip(b" \t")
+        elif proxies.maps_names and b"_" in lower:
+            self._forwarded += lower, b""  # Its value tells nothing.
         on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -262,7 +265,7 @@ class RequestReader(Wire):
         # Trailers (RFC 9112 section 7.1.2) are dropped. They were counted among the bytes beside the body.
         self._headers = []
         self._decisive.clear()
-        self._forwarded = ()
+        self._forwarded.clear()
         self._host = None
         self._unfinished = False
         self._phase = HEAD
@@ -309,7 +312,8 @@ class RequestReader(Wire):
 
     def _heed_proxies(self, exchange: Exchange) -> None:
         """Tell the application what proxies say of the request; raises :class:`RequestRefused`."""
-        fields, self._forwarded = self._forwarded, ()
+        fields = tuple(self._forwarded)
+        self._forwarded.clear()
         proxies, trust = self.service.proxies, self.trust
         if proxies.maps_names:
             exchange.headers = proxies.map_names(exchange.headers, trust)
