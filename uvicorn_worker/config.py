@@ -14,6 +14,7 @@ from typing import Any
 
 from uvicorn_worker import migration
 from uvicorn_worker.errors import InvalidOption
+from uvicorn_worker.gunicorn_settings import is_set as _is_set
 
 ENVIRONMENT_PREFIX = "UVICORN_WORKER_"
 
@@ -154,7 +155,8 @@ class Settings:
     interface: str = "auto"
     #: Whether ASGI's lifespan is ``'on'``, ``'off'``, or tried: ``'auto'`` (Gunicorn ``asgi_lifespan``).
     lifespan: str = "auto"
-    #: Whether applications are told that a file can be sent by its path (ASGI ``http.response.pathsend``).
+    #: Whether applications are told that a file can be sent by its path (ASGI ``http.response.pathsend``; Gunicorn
+    #: ``sendfile``).
     pathsend: bool = True
     #: How long the application may take to start.
     lifespan_timeout: float = 300.0
@@ -181,6 +183,7 @@ class Settings:
             "graceful_timeout": cfg.graceful_timeout,
             "root_path": _checked(_root_path, getattr(cfg, "root_path", ""), "root_path"),
             "lifespan": getattr(cfg, "asgi_lifespan", "auto"),
+            "pathsend": cfg.sendfile,
             "disconnect_grace": _set_value(cfg, "asgi_disconnect_grace_period"),
             "loop": "asyncio" if getattr(cfg, "asgi_loop", "auto") == "asyncio" else "uvloop",
             "ws_max_size": getattr(cfg, "websocket_max_message_size", cls.ws_max_size),
@@ -189,15 +192,9 @@ class Settings:
         return cls(**(values | _proxies(cfg) | _head_limits(cfg) | dict(options)))
 
 
-def _is_set(cfg: Any, name: str) -> bool:
-    """Whether a Gunicorn setting is away from Gunicorn's default."""
-    setting = cfg.settings[name]
-    return bool(setting.get() != setting.default)
-
-
 def _set_value(cfg: Any, name: str) -> Any:
     """The value of a Gunicorn setting, if it is away from its default, and exists."""
-    return getattr(cfg, name) if name in cfg.settings and _is_set(cfg, name) else None
+    return getattr(cfg, name) if _is_set(cfg, name) else None
 
 
 def _proxies(cfg: Any) -> dict[str, Any]:

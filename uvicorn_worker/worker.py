@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import ssl
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -25,11 +24,15 @@ from uvicorn_worker._types import Hooks
 from uvicorn_worker.access_log import AccessWriter, Entry
 from uvicorn_worker.config import Settings, read_options
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
+from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
 from uvicorn_worker.interfaces.detect import detect_interface
 from uvicorn_worker.observe import Observer
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
+from uvicorn_worker.tls import Contexts
 from uvicorn_worker.views import environ_of
+
+_CONTEXTS = Contexts(sock.ssl_context)
 
 
 class UvicornWorker(Worker):
@@ -54,6 +57,8 @@ class UvicornWorker(Worker):
         try:
             cls._settings_of(cfg, notice=log.warning)
             read_upgrades(cls.UPGRADES)
+            if cfg.is_ssl:
+                _CONTEXTS.context_of(cfg, log)
             cls._warn_of_change(log)
         except InvalidOption as error:
             raise RuntimeError(str(error)) from None
@@ -67,13 +72,32 @@ class UvicornWorker(Worker):
 
     @classmethod
     def _settings_of(cls, cfg: Any, notice: Callable[[str], object] | None = None) -> Settings:
+        for verdict in judge(cfg):
+            if verdict.is_refused:
+                raise InvalidOption(verdict.line)
+            if notice is not None:
+                notice(verdict.line)
         return Settings.from_gunicorn(cfg, read_options(cls.CONFIG_KWARGS, os.environ | cfg.env, notice=notice))
 
     # Booting.
 
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        """Called in the master, with its privileges, for each worker that it starts.
+
+        What is wrong is kept for the new process to say: raised here, it would end the master of a site that reloads.
+        """
+        super().__init__(*arguments, **more)
+        self._error: InvalidOption | None = None
+        try:
+            self._tls = _CONTEXTS.context_of(self.cfg, self.log) if self.cfg.is_ssl else None
+        except InvalidOption as error:
+            self._error = error
+
     def init_process(self) -> None:
         """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
         try:
+            if self._error is not None:
+                raise self._error
             self._settings = self._settings_of(self.cfg)
             read_upgrades(self.UPGRADES)
         except InvalidOption as error:  # The master asks check_config when it starts, but not when it reloads.
@@ -134,9 +158,8 @@ class UvicornWorker(Worker):
         """Serve until told to stop. Called last in ``init_process``."""
         if not self.alive:  # A signal to stop came while the application was loaded.
             return
-        tls = self._tls_context() if self.cfg.is_ssl else None
         try:
-            self.loop.run_until_complete(self._run_server(tls))
+            self.loop.run_until_complete(self._run_server())
         except StartupFailed as error:
             self._fail_boot(f"The application did not start: {error}", Arbiter.WORKER_BOOT_ERROR)
         except WorkerExit:
@@ -147,22 +170,13 @@ class UvicornWorker(Worker):
         finally:
             self._close_loop()
 
-    def _tls_context(self) -> ssl.SSLContext:
-        try:
-            context: ssl.SSLContext = sock.ssl_context(self.cfg)
-            return context
-        except Exception as error:
-            self.log.exception("TLS can't be set up")
-            files = f"certfile {self.cfg.certfile!r}, keyfile {self.cfg.keyfile!r}, ca_certs {self.cfg.ca_certs!r}"
-            self._fail_boot(f"TLS can't be set up from {files}: {error}", Arbiter.WORKER_BOOT_ERROR)
-
-    async def _run_server(self, tls: ssl.SSLContext | None) -> None:
+    async def _run_server(self) -> None:
         self._server = Server(
             self.wsgi,
             self._settings,
             [listener.sock for listener in self.sockets],
             self.log,
-            tls=tls,
+            tls=self._tls,
             observer=self._make_observer(),
             heartbeat=self._heartbeat,
             max_requests=self.max_requests if self.cfg.max_requests else 0,

@@ -16,10 +16,10 @@ ROOT = Path(uvicorn_worker.__file__).parent
 
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
-    0: {"errors", "_types", "memo", "migration", "_version"},
+    0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version"},
     1: {"config", "clock"},
     2: {"http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"},
-    3: {"access_log", "proxied", "service", "websocket.handshake", "websocket.reader"},
+    3: {"access_log", "proxied", "service", "tls", "websocket.handshake", "websocket.reader"},
     4: {"http11.body", "flow", "views"},
     5: {"http11.exchange"},
     6: {"http11.reader", "http11.upgrade", "interfaces.scope", "websocket.session"},
@@ -49,7 +49,7 @@ ONLY_IN = {
     "uvloop": {"worker", "run"},
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
-    "ssl": {"worker", "server", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
+    "ssl": {"tls", "server", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
 }
 
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -1,0 +1,59 @@
+"""The TLS context that all workers of one configuration share."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn_worker._types import Log
+from uvicorn_worker.errors import InvalidOption
+from uvicorn_worker.gunicorn_settings import describe, is_set
+
+
+class Contexts:
+    """Makes one context for each configuration, in the master, which the workers inherit.
+
+    So a key may be readable to the master's user alone, a session that began with one worker is resumed by another,
+    and a worker that is replaced while a certificate is being renewed does not meet half of it.
+    """
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        """``make`` is what makes a context by a configuration."""
+        self._make = make
+        self._cfg: Any = None
+        self._context: ssl.SSLContext | None = None
+
+    def context_of(self, cfg: Any, log: Log) -> ssl.SSLContext:
+        """The context by Gunicorn's configuration ``cfg``. Raises :class:`InvalidOption`.
+
+        Where it can't be made again by the settings of before (a reload has met half of a renewed certificate), the
+        context of before stays, and the log says so.
+        """
+        if self._context is None or cfg is not self._cfg:
+            try:
+                self._context = self._made(cfg, log)
+            except InvalidOption as error:
+                if self._context is None or not _is_the_same(cfg, self._cfg):
+                    raise
+                log.error("%s; until the next reload, the certificate of before stays in use", error)
+            self._cfg = cfg
+        return self._context
+
+    def _made(self, cfg: Any, log: Log) -> ssl.SSLContext:
+        names = ("certfile", "keyfile", "ca_certs", "cert_reqs", "ciphers", "ssl_context")
+        told = ", ".join(describe(cfg, name) for name in names if is_set(cfg, name))
+        try:
+            context = self._make(cfg)
+        except Exception as error:
+            log.debug("TLS can't be set up", exc_info=True)
+            raise InvalidOption(f"TLS can't be set up by {told}: {type(error).__name__}: {error}") from error
+        if not isinstance(context, ssl.SSLContext):  # None would mean no TLS to the event loop.
+            raise InvalidOption(f"TLS can't be set up by {told}: the hook returned {context!r}, not an ssl.SSLContext")
+        return context
+
+
+def _is_the_same(cfg: Any, other: Any) -> bool:
+    """Whether two configurations ask for the same; of hooks, nobody can tell."""
+    has_hooks = is_set(cfg, "ssl_context") or is_set(other, "ssl_context")
+    return not has_hooks and bool(cfg.ssl_options == other.ssl_options)
