@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.config import Config
 
@@ -22,6 +25,20 @@ class _Application(WSGIApplication):  # type: ignore[misc]
     def load_default_config(self) -> None:
         self.cfg = _Config(self.usage, prog=self.prog)
         self.cfg.set("worker_class", _WORKER_CLASS)
+
+    def run(self) -> None:
+        """As Gunicorn's, whose ``--check-config`` and ``--print-config`` don't ask the worker class."""
+        if self.cfg.check_config or self.cfg.print_config:
+            self._ask_worker_class()
+        super().run()
+
+    def _ask_worker_class(self) -> None:
+        worker_class = self.cfg.worker_class
+        if hasattr(worker_class, "check_config"):  # Any class of worker may be configured.
+            try:
+                worker_class.check_config(self.cfg, logging.getLogger("gunicorn.error"))
+            except RuntimeError as error:
+                sys.exit(f"\nError: {error}\n")
 
 
 def main() -> None:

@@ -1,4 +1,3 @@
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -6,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from .certificates import self_signed
 from .harness import Serve, Server
 
 HERE = Path(__file__).parent
@@ -70,12 +70,4 @@ def websocket_server(shared_websocket_server: Server) -> Iterator[Server]:
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[str, str]:
     """Files of a self-signed certificate for localhost and of its key."""
-    certfile, keyfile = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2 -subj /CN=localhost"
-    extension = "subjectAltName=DNS:localhost"
-    subprocess.run(
-        [*command.split(), "-addext", extension, "-keyout", keyfile, "-out", certfile],
-        check=True,
-        capture_output=True,
-    )
-    return certfile, keyfile
+    return self_signed(tmp_path)

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import pytest
+from gunicorn.config import make_settings
+
 from .client import DEADLINE, Reply, Wire, handshake, refuses_connections, request, websocket
 
 APPS = Path(__file__).parent
@@ -42,6 +45,11 @@ def eventually(what: Callable[[], Any], *, within: float = DEADLINE, message: st
             raise AssertionError(message or f"{what} was not true within {within} s")
         pause.wait(0.02)
     return answer
+
+
+def needs_setting(name: str) -> pytest.MarkDecorator:
+    """For a test that is nothing without a setting that Gunicorn has in later versions only."""
+    return pytest.mark.skipif(name not in make_settings(), reason=f"this Gunicorn has no {name}")
 
 
 # -- the log ------------------------------------------------------------------------------------------

@@ -2,18 +2,16 @@
 
 import json
 import re
-import shutil
 import signal
-import socket
 import ssl
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .client import DEADLINE, request
-from .harness import Serve, Server, memory, run_to_its_end
+from .certificates import needs_openssl, read_all, self_signed, tls, trusting
+from .client import request
+from .harness import Serve, Server, memory, needs_setting, run_to_its_end
 
 APP = "asgi_apps:app"
 SIZE_OF_BIG_FILE = 50 << 20
@@ -202,6 +200,7 @@ def test_receive_gives_http_disconnect_when_the_response_is_complete(server: Ser
         assert wire.ask("/hello").body == b"hello"
 
 
+@needs_setting("asgi_disconnect_grace_period")
 def test_a_call_whose_client_has_gone_is_cancelled_after_gunicorns_grace_period(serve: Serve) -> None:
     server = serve(APP, conf="asgi_disconnect_grace_period = 1\n")
     wire = server.connect(request("/receives_for_ever"))
@@ -232,34 +231,27 @@ def test_a_file_of_50_mib_is_sent_by_its_path_in_bounded_memory(server: Server, 
 @pytest.fixture
 def client_certificate(tmp_path: Path) -> tuple[str, str]:
     """Files of a self-signed certificate of a client and of its key."""
-    certfile, keyfile = str(tmp_path / "client.pem"), str(tmp_path / "client.key")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 2"
-    subject = ["-subj", "/O=Some, Ltd/CN=a client", "-keyout", keyfile, "-out", certfile]
-    subprocess.run([*command.split(), *subject], check=True, capture_output=True)
-    return certfile, keyfile
+    return self_signed(tmp_path, "client", "/O=Some, Ltd/CN=a client")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
+@needs_openssl
 def test_the_tls_extension_tells_of_the_clients_certificate(
     serve: Serve, certificate: tuple[str, str], client_certificate: tuple[str, str]
 ) -> None:
     options = ["--certfile", certificate[0], "--keyfile", certificate[1]]
     options += ["--ca-certs", client_certificate[0], "--cert-reqs", str(int(ssl.CERT_REQUIRED))]
     server = serve(APP, *options)
-    context = ssl.create_default_context(cafile=certificate[0])
-    context.load_cert_chain(*client_certificate)
-    with socket.create_connection(server.address, DEADLINE) as plain:
-        with context.wrap_socket(plain, server_hostname="localhost") as sock:
-            sock.sendall(request("/what", "Connection: close"))
-            reply = b"".join(iter(lambda: sock.recv(65536), b""))
-            suite = sock.cipher()
+    with tls(server.address, trusting(certificate[0], client_certificate)) as sock:
+        sock.sendall(request("/what", "Connection: close"))
+        reply = read_all(sock)
+        suite = sock.cipher()
     scope = json.loads(reply.partition(b"\r\n\r\n")[2])
     assert scope["scheme"] == "https"
-    tls = scope["extensions"]["tls"]
-    assert tls["client_cert_name"] == r"CN=a client,O=Some\, Ltd"
-    assert tls["client_cert_chain"] == [Path(client_certificate[0]).read_text()]
-    assert tls["tls_version"] == 0x0304
-    assert suite and tls["cipher_suite"] in range(0x1301, 0x1306)
+    told = scope["extensions"]["tls"]
+    assert told["client_cert_name"] == r"CN=a client,O=Some\, Ltd"
+    assert told["client_cert_chain"] == [Path(client_certificate[0]).read_text()]
+    assert told["tls_version"] == 0x0304
+    assert suite and told["cipher_suite"] in range(0x1301, 0x1306)
 
 
 # -- logs

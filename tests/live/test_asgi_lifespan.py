@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .client import request
-from .harness import Serve, Server, eventually, run_to_its_end
+from .harness import Serve, Server, eventually, needs_setting, run_to_its_end
 
 APP = "asgi_apps:app"
 TERM, HUP, QUIT = signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
@@ -72,6 +72,12 @@ def test_an_application_without_a_lifespan_is_served(serve: Serve, name: str) ->
     assert not server.log.lines(r"Traceback|\[(WARNING|ERROR)\]")
 
 
+BY_OPTION_OR_SETTING = pytest.mark.parametrize(
+    "by_option",
+    [pytest.param(True, id="option"), pytest.param(False, id="gunicorn", marks=needs_setting("asgi_lifespan"))],
+)
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
@@ -80,7 +86,7 @@ def test_an_application_without_a_lifespan_is_served(serve: Serve, name: str) ->
         ("exits_at_start", "no licence"),
     ],
 )
-@pytest.mark.parametrize("by_option", [True, False], ids=["option", "gunicorn"])
+@BY_OPTION_OR_SETTING
 def test_lifespan_on_refuses_an_application_that_has_none(
     tmp_path: Path, name: str, told: str, by_option: bool
 ) -> None:
@@ -90,7 +96,7 @@ def test_lifespan_on_refuses_an_application_that_has_none(
     assert len(ended.log.lines(rf"\[ERROR\] The application did not start: .*{told}")) == 1
 
 
-@pytest.mark.parametrize("by_option", [True, False], ids=["option", "gunicorn"])
+@BY_OPTION_OR_SETTING
 def test_lifespan_off_leaves_the_application_alone(serve: Serve, by_option: bool) -> None:
     options = {"env": {"UVICORN_WORKER_LIFESPAN": "off"}} if by_option else {"conf": "asgi_lifespan = 'off'\n"}
     with serve(APP, **options) as server:

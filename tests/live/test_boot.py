@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import WORKER, Ended, Serve, run_to_its_end
+from .harness import WORKER, Ended, Serve, needs_setting, run_to_its_end
 
 
 def only_line(ended: Ended, pattern: str) -> str:
@@ -38,6 +38,7 @@ def test_the_configuration_file_names_the_worker(serve: Serve, conf: str) -> Non
     assert server.ask("/loop").text.startswith("uvloop")
 
 
+@needs_setting("asgi_loop")
 @pytest.mark.parametrize(("option", "module"), [("auto", "uvloop"), ("uvloop", "uvloop"), ("asyncio", "asyncio")])
 def test_asgi_loop_chooses_the_event_loop(serve: Serve, option: str, module: str) -> None:
     server = serve("apps:app", "--asgi-loop", option)

@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from .client import PING, PONG, TEXT, frame, handshake
-from .harness import Serve, run_to_its_end
+from .harness import Serve, needs_setting, run_to_its_end
 
 TERM, HUP = signal.SIGTERM, signal.SIGHUP
 APP = "websocket_apps:app"
@@ -91,7 +91,7 @@ def test_messages_that_come_after_term_are_not_read(serve: Serve) -> None:
     assert busy.closing() == (1012, "")
     server.log.wait_for("^websocket.disconnect /wait/late 2 1012 ''")
     server.hang_up()
-    server.signal(signal.SIGQUIT)  # That call would wait for ever.
+    server.signal(signal.SIGQUIT, server.worker)  # That call would wait for ever.
     assert server.wait() == 0
 
 
@@ -236,12 +236,17 @@ def test_pings_can_be_turned_off_and_an_idle_websocket_has_no_deadline_then(serv
 # -- options
 
 
+NEEDS_SIZE = needs_setting("websocket_max_message_size")
+
+
 @pytest.mark.parametrize(
     ("options", "env"),
     [
-        (("--websocket-max-message-size", "1000"), {}),
+        pytest.param(("--websocket-max-message-size", "1000"), {}, marks=NEEDS_SIZE),
         ((), {"UVICORN_WORKER_WS_MAX_SIZE": "1000"}),
-        (("--websocket-max-message-size", "10"), {"UVICORN_WORKER_WS_MAX_SIZE": "1000"}),
+        pytest.param(
+            ("--websocket-max-message-size", "10"), {"UVICORN_WORKER_WS_MAX_SIZE": "1000"}, marks=NEEDS_SIZE
+        ),
     ],
     ids=["gunicorn", "environment", "both"],
 )
