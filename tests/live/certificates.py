@@ -52,7 +52,7 @@ def ask(address: Any, context: ssl.SSLContext, path: str = "/hello") -> bytes:
 
 
 def is_refused(address: Any, context: ssl.SSLContext) -> bool:
-    """Whether a client gets no answer: by TLS 1.3, it believes that its handshake is complete before the server does."""
+    """Whether a client gets no answer: by TLS 1.3 it may learn of its refusal late."""
     try:
         return ask(address, context) == b""
     except (ssl.SSLError, ConnectionError):
