@@ -1,7 +1,8 @@
-"""The TLS context that all workers of one configuration share."""
+"""The TLS context that all workers share."""
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -10,34 +11,39 @@ from uvicorn_worker._types import Log
 from uvicorn_worker.errors import InvalidOption
 from uvicorn_worker.gunicorn_settings import describe, is_set
 
+#: Which file stands at a path, and when it was last changed.
+_File = tuple[int, int] | None
+
 
 class Contexts:
-    """Makes one context for each configuration, in the master, which the workers inherit.
+    """Makes one context for all workers, in the master, which they inherit.
 
-    So a key may be readable to the master's user alone, a session that began with one worker is resumed by another,
-    and a worker that is replaced while a certificate is being renewed does not meet half of it.
+    So a key may be readable to the master's user alone, and a session that began with one worker is resumed by
+    another. It is made anew for another configuration, and for a worker that starts when the files have changed.
     """
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         """``make`` is what makes a context by a configuration."""
         self._make = make
         self._cfg: Any = None
+        self._files: list[_File] = []
         self._context: ssl.SSLContext | None = None
 
     def context_of(self, cfg: Any, log: Log) -> ssl.SSLContext:
         """The context by Gunicorn's configuration ``cfg``. Raises :class:`InvalidOption`.
 
-        Where it can't be made again by the settings of before (a reload has met half of a renewed certificate), the
-        context of before stays, and the log says so.
+        Where it can't be made again by the settings of before (a worker starts when half of a certificate has been
+        renewed), the context of before stays, and the log says so.
         """
-        if self._context is None or cfg is not self._cfg:
+        files = [_file(path) for path in (cfg.certfile, cfg.keyfile, cfg.ca_certs)]
+        if self._context is None or cfg is not self._cfg or files != self._files:
             try:
                 self._context = self._made(cfg, log)
             except InvalidOption as error:
                 if self._context is None or not _is_the_same(cfg, self._cfg):
                     raise
-                log.error("%s; until the next reload, the certificate of before stays in use", error)
-            self._cfg = cfg
+                log.error("%s; the certificate of before stays in use", error)
+            self._cfg, self._files = cfg, files
         return self._context
 
     def _made(self, cfg: Any, log: Log) -> ssl.SSLContext:
@@ -53,7 +59,15 @@ class Contexts:
         return context
 
 
+def _file(path: str | None) -> _File:
+    try:
+        status = os.stat(path or "")
+    except OSError:
+        return None
+    return status.st_ino, status.st_ctime_ns  # The time of change is that of its mode, too.
+
+
 def _is_the_same(cfg: Any, other: Any) -> bool:
-    """Whether two configurations ask for the same; of hooks, nobody can tell."""
+    """Whether two configurations ask for the same; of two hooks, nobody can tell."""
     has_hooks = is_set(cfg, "ssl_context") or is_set(other, "ssl_context")
-    return not has_hooks and bool(cfg.ssl_options == other.ssl_options)
+    return cfg is other or (not has_hooks and bool(cfg.ssl_options == other.ssl_options))

@@ -136,15 +136,45 @@ def test_a_handshake_that_stalls_is_ended(serve: Serve, certificate: tuple[str, 
 # -- one context for all workers
 
 
+def replace_worker(server: Server) -> None:
+    start = server.log.position()
+    server.signal(signal.SIGKILL, server.worker)
+    server.wait_for_new_worker(start)
+
+
+def shown_by(server: Server) -> str:
+    """The certificate that clients get to see."""
+    return ssl.get_server_certificate(server.address, timeout=DEADLINE)
+
+
 def test_a_worker_that_is_replaced_needs_no_files(serve: Serve, certificate: tuple[str, str]) -> None:
     server = serve("apps:app", *files(certificate))
     context = trusting(certificate[0])
     for file in certificate:
         os.unlink(file)
-    start = server.log.position()
-    server.signal(signal.SIGKILL, server.worker)
-    server.wait_for_new_worker(start)
+    replace_worker(server)
     assert ask(server.address, context).startswith(b"HTTP/1.1 200 ")
+    assert len(server.log.lines(r"\[ERROR\] TLS can't be set up by certfile = .*of before stays in use")) == 1
+    replace_worker(server)
+    assert ask(server.address, context).startswith(b"HTTP/1.1 200 ")
+    assert len(server.log.lines(r"\[ERROR\] TLS can't")) == 1
+
+
+@pytest.mark.parametrize("hook", ["", "def ssl_context(config, default): return default()\n"], ids=["", "hook"])
+def test_a_worker_that_is_replaced_takes_a_renewed_certificate_as_soon_as_its_key_is_there(
+    tmp_path: Path, serve: Serve, certificate: tuple[str, str], hook: str
+) -> None:
+    server = serve("apps:app", *files(certificate), conf=hook)
+    old, key = shown_by(server), Path(certificate[1]).read_bytes()
+    self_signed(tmp_path)
+    new_key = Path(certificate[1]).read_bytes()
+    Path(certificate[1]).write_bytes(key)
+    replace_worker(server)
+    assert shown_by(server) == old
+    Path(certificate[1]).write_bytes(new_key)
+    replace_worker(server)
+    assert shown_by(server) != old
+    assert ask(server.address, trusting(certificate[0])).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_session_is_resumed_by_any_worker(serve: Serve, certificate: tuple[str, str]) -> None:
@@ -168,11 +198,6 @@ def test_a_session_is_resumed_by_any_worker(serve: Serve, certificate: tuple[str
 
 
 # -- reloading
-
-
-def shown_by(server: Server) -> str:
-    """The certificate that clients get to see."""
-    return ssl.get_server_certificate(server.address, timeout=DEADLINE)
 
 
 def reload(server: Server) -> None:
