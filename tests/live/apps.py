@@ -59,6 +59,12 @@ async def quiet(message: dict[str, Any], channels: dict[str, Any]) -> None:
     await answer(channels, b"fine")
 
 
+async def soon(message: dict[str, Any], channels: dict[str, Any]) -> None:
+    """To be served itself, under load: 20 ms for each request."""
+    await asyncio.sleep(0.02)
+    await answer(channels, b"fine")
+
+
 async def status(message: dict[str, Any], channels: dict[str, Any]) -> None:
     code = int(last_part(message))
     await answer(channels, b"" if code in (204, 304) else b"content", code)
@@ -238,6 +244,15 @@ def hold_the_loop() -> None:
 
 async def block(message: dict[str, Any], channels: dict[str, Any]) -> None:
     hold_the_loop()
+
+
+def sleep_in_a_thread() -> None:
+    say("a thread sleeps")
+    time.sleep(120)
+
+
+async def thread(message: dict[str, Any], channels: dict[str, Any]) -> None:
+    await asyncio.to_thread(sleep_in_a_thread)
 
 
 # -- no applications

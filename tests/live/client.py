@@ -4,7 +4,6 @@ import os
 import select
 import socket
 import struct
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -252,63 +251,3 @@ def websocket(uri: str, **options: Any) -> ClientConnection:
     """A WebSocket that is open, for a `with`, whose end closes it."""
     defaults = {"create_connection": WebSocket, "proxy": None, "ping_interval": None, "max_size": None}
     return connect(uri, **{**defaults, "open_timeout": DEADLINE, **options})  # type: ignore[arg-type]
-
-
-# -- many connections ---------------------------------------------------------------------------------
-
-
-class Load:
-    """Clients that ask and ask over persistent connections until told to stop."""
-
-    def __init__(self, address: Any, path: str = "/hello", clients: int = 4) -> None:
-        self.failures: list[str] = []
-        self.replies = 0
-        self._address = address
-        self._path = path
-        self._stopping = False
-        self._changed = threading.Condition()
-        self._threads = [threading.Thread(target=self._client, daemon=True) for _ in range(clients)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stopping = True
-        for thread in self._threads:
-            thread.join(DEADLINE)
-
-    def _client(self) -> None:
-        while not self._stopping:
-            try:
-                with Wire(self._address) as wire:
-                    self._use(wire)
-            except (OSError, h11.RemoteProtocolError) as exc:
-                self._note(f"{type(exc).__name__}: {exc}")
-
-    def _use(self, wire: Wire) -> None:
-        asked = 0
-        while not self._stopping:
-            asked += 1
-            try:
-                reply = wire.ask(self._path)
-            except (OSError, h11.RemoteProtocolError) as exc:
-                raise ConnectionError(f"request {asked} of a connection: {exc!r}") from exc
-            self._note(None if reply.status == 200 else f"status {reply.status}")
-            if reply.headers.get("connection") == "close":
-                break
-
-    def _note(self, failure: str | None) -> None:
-        with self._changed:
-            if failure:
-                self.failures.append(failure)
-            else:
-                self.replies += 1
-            self._changed.notify_all()
-
-    def wait_for_more(self, replies: int = 200) -> None:
-        """Until so many more requests have been answered."""
-        with self._changed:
-            goal = self.replies + replies
-            assert self._changed.wait_for(lambda: self.replies >= goal, DEADLINE), self.failures[:5]

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from .client import Load, Wire, request
-from .harness import Serve, Server, eventually
+from .client import Wire, request
+from .harness import HOOKS, Serve, Server, eventually
 
-TERM, INT, QUIT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1
+TERM, INT, QUIT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
+USR1, WINCH = signal.SIGUSR1, signal.SIGWINCH
 
 
 def request_in_flight(server: Server) -> Wire:
@@ -114,18 +115,34 @@ def test_a_worker_drains_longer_than_timeout_without_being_taken_for_hung(serve:
     assert "WORKER TIMEOUT" not in server.log
 
 
+@pytest.mark.parametrize("number", [TERM, INT, HUP])
+def test_a_thread_that_does_not_end_holds_no_worker_past_graceful_timeout(serve: Serve, number: signal.Signals) -> None:
+    server = serve("apps:app", "--graceful-timeout", "2", conf=HOOKS)
+    old, start = server.worker, server.log.position()
+    server.connect(request("/thread"))
+    server.log.wait_for("a thread sleeps")
+    server.signal(number)
+    server.log.wait_for(f"^worker_exit {old}", after=start)
+    if number is not HUP:
+        assert server.wait() == 0
+    else:
+        assert server.wait_for_new_worker(start) != old
+        eventually(lambda: old not in server.processes())
+    assert not server.log.lines(r"WORKER TIMEOUT|exited with code", after=start)
+
+
 # -- INT and QUIT
 
 
 @pytest.mark.parametrize("number", [INT, QUIT])
 def test_a_quick_stop_does_not_wait_for_a_request_that_hangs(serve: Serve, number: signal.Signals) -> None:
-    server = serve("apps:app", "--graceful-timeout", "60")
+    server = serve("apps:app", "--graceful-timeout", "60", conf=HOOKS)
     wire = server.connect(request("/forever"))
     server.log.wait_for("called GET /forever")
     server.signal(number)
     assert server.wait(within=20) == 0
     assert wire.count() == 0
-    server.log.wait_for(rf"Worker exiting \(pid: {server.worker}\)")
+    assert server.log.lines("^worker_") == [f"worker_int {server.worker}", f"worker_exit {server.worker}"]
 
 
 @pytest.mark.parametrize("number", [INT, QUIT])
@@ -138,51 +155,16 @@ def test_a_quick_stop_of_one_worker_has_it_replaced(serve: Serve, number: signal
     assert not server.log.lines("exited with code", after=start)
 
 
-# -- under load
+# -- WINCH and USR1
 
 
-def reload(server: Server, workers: int) -> None:
-    """HUP, until every worker has been replaced."""
-    start = server.log.position()
-    old = server.ready_workers()[-workers:]
-    server.signal(HUP)
-    eventually(lambda: len(server.ready_workers(after=start)) == workers)
-    for pid in old:
-        server.log.wait_for(rf"Worker exiting \(pid: {pid}\)", after=start)
-
-
-def test_hup_under_load_fails_no_request(serve: Serve) -> None:
-    server = serve("apps:app", workers=2)
-    with Load(server.address, "/quiet") as load:
-        for _ in range(3):
-            load.wait_for_more()
-            reload(server, workers=2)
-        load.wait_for_more()
-    assert load.failures == []
-    assert "Traceback" not in server.log
-
-
-def test_term_of_one_worker_under_load_fails_no_request(serve: Serve) -> None:
-    server = serve("apps:app", workers=2)
-    with Load(server.address, "/quiet") as load:
-        load.wait_for_more()
-        start = server.log.position()
-        server.signal(TERM, server.ready_workers()[0])
-        server.wait_for_new_worker(start)
-        load.wait_for_more()
-    assert load.failures == []
-
-
-def test_max_requests_under_load_fails_no_request(serve: Serve) -> None:
-    server = serve("apps:app", "--max-requests", "100", "--max-requests-jitter", "50", workers=2)
-    with Load(server.address, "/quiet") as load:
-        load.wait_for_more(1000)
-    assert load.failures == []
-    assert len(server.ready_workers()) > 4
-    assert "exited with code" not in server.log
-
-
-# -- USR1
+def test_winch_is_ignored(serve: Serve) -> None:
+    server = serve("apps:app", "--keep-alive", "60", "--log-level", "debug")
+    wire = server.connect()
+    assert wire.ask("/hello").status == 200
+    server.signal(WINCH, server.worker)
+    server.log.wait_for("SIGWINCH ignored")
+    assert wire.ask("/pid").text == str(server.worker)
 
 
 def test_usr1_reopens_the_error_log_after_it_was_moved(serve: Serve, tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 """Workers that hang, die or lose their master."""
 
 import signal
-from pathlib import Path
 
 import pytest
 
 from .client import Wire, request
-from .harness import Serve, Server, eventually
+from .harness import HOOKS, Serve, Server, eventually
 
 
 def blocked(server: Server) -> None:
@@ -38,13 +37,15 @@ def test_abrt_of_an_idle_worker_has_it_replaced(serve: Serve) -> None:
     assert_replaced(server, start, old)
 
 
-def test_a_blocked_worker_is_timed_out_with_its_stack_in_the_log(serve: Serve) -> None:
-    server = serve("apps:app", "--timeout", "2")
+def test_a_blocked_worker_is_timed_out_with_its_stack_in_the_log_and_its_hooks(serve: Serve) -> None:
+    server = serve("apps:app", "--timeout", "2", conf=HOOKS)
     old, start = server.worker, server.log.position()
     blocked(server)
     server.log.wait_for(rf"WORKER TIMEOUT \(pid:{old}\)", after=start)
     server.log.wait_for("hold_the_loop", after=start)
+    server.log.wait_for(rf"Worker \(pid:{old}\) exited with code 1", after=start)
     assert_replaced(server, start, old)
+    assert server.log.lines("^worker_", after=start)[:2] == [f"worker_abort {old}", f"worker_exit {old}"]
     assert not server.log.lines("SIGKILL", after=start)
 
 
@@ -91,20 +92,3 @@ def test_no_application_can_end_its_worker_by_an_exception(serve: Serve, name: s
         assert server.ask(f"/fail/{name}").status == 500
     assert server.ask("/pid").text == str(server.worker)
     assert len(server.log.lines("Booting worker")) == 1
-
-
-CHANGING = """
-async def app(message, channels):
-    await channels["reply"].send({"status": 200, "content": b"%s"})
-"""
-
-
-def test_reload_serves_the_application_as_it_has_become(tmp_path: Path) -> None:
-    module = tmp_path / "changing.py"
-    module.write_text(CHANGING % "before")
-    with Server("changing:app", "--reload", folder=tmp_path) as server:
-        assert server.ask("/").body == b"before"
-        start = server.log.position()
-        module.write_text(CHANGING % "and after")
-        server.wait_for_new_worker(start)
-        assert server.ask("/").body == b"and after"
