@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from uvicorn_worker._types import Address, Application, Log
@@ -137,6 +138,7 @@ class Server:
         tls: ssl.SSLContext | None = None,
         observer: Observer | None = None,
         heartbeat: Callable[[], None] | None = None,
+        threads: Executor | None = None,
         max_requests: int = 0,
         upgrades: Mapping[str, UpgradeHandler] = UPGRADES,
     ) -> None:
@@ -145,6 +147,8 @@ class Server:
         self._log = log
         self._tls = tls
         self._heartbeat = heartbeat
+        #: The loop's default executor, if it is to be shut down at the end.
+        self._threads = threads
         interface = detect_interface(app, settings.interface)
         self._classes = _CLASSES[interface]
         self._observer = observer
@@ -397,9 +401,10 @@ class Server:
         await self._wait_for_quiet(end - reserve * 3 / 8)
         if self._lifespan is not None:
             await self._lifespan.stop(max(0.1, end - reserve * 3 / 8 - self._loop.time()))
-        # Not cancelled when its time is up: that would wait for the threads, and the loop would not turn.
-        executor_is_down = self._loop.create_task(self._loop.shutdown_default_executor())
-        await asyncio.wait((executor_is_down,), timeout=max(0.0, end - reserve / 4 - self._loop.time()))
+        if self._threads is not None:
+            # From a thread, as it waits for others. Not by shutdown_default_executor, which can't be given up.
+            is_down = self._loop.run_in_executor(ThreadPoolExecutor(1), self._threads.shutdown)
+            await asyncio.wait((is_down,), timeout=max(0.0, end - reserve / 4 - self._loop.time()))
 
     def _drain_connections(self) -> None:
         """Again with every tick: a connection that was promised another request may be idle by now."""

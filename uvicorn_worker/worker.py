@@ -7,8 +7,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
@@ -22,7 +24,7 @@ from gunicorn.workers.base import Worker
 
 from uvicorn_worker._types import Hooks
 from uvicorn_worker.access_log import AccessWriter, Entry
-from uvicorn_worker.config import Settings, read_options
+from uvicorn_worker.config import THREAD_GRACE, Settings, read_options
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
@@ -105,10 +107,15 @@ class UvicornWorker(Worker):
         self._lend_handlers()
         self._server: Server | None = None
         self._is_leaving = False
+        self._status: int = 0
         self.loop: asyncio.AbstractEventLoop
         self.loop = asyncio.new_event_loop() if self._settings.loop == "asyncio" else uvloop.new_event_loop()
         self.loop.set_exception_handler(_ignore_exits)
+        self._threads = ThreadPoolExecutor(thread_name_prefix="asyncio")
+        self.loop.set_default_executor(self._threads)
         asyncio.set_event_loop(self.loop)
+        self._worker_exit = self.cfg.worker_exit
+        self.cfg.set("worker_exit", self._exit)
         super().init_process()
 
     def _lend_handlers(self) -> None:
@@ -179,6 +186,7 @@ class UvicornWorker(Worker):
             tls=self._tls,
             observer=self._make_observer(),
             heartbeat=self._heartbeat,
+            threads=self._threads,
             max_requests=self.max_requests if self.cfg.max_requests else 0,
             upgrades=self.UPGRADES,
         )
@@ -268,8 +276,25 @@ class UvicornWorker(Worker):
         self._raise_exit(status)
 
     def _raise_exit(self, status: int) -> None:
+        self._status = status
         if not self._is_leaving:
             raise WorkerExit(status)
+
+    def _exit(self, server: Any, worker: Worker) -> None:
+        """Gunicorn's hook ``worker_exit``; behind it, the interpreter waits for threads, some of which never end."""
+        try:
+            self._worker_exit(server, worker)
+        finally:
+            timer = threading.Timer(THREAD_GRACE, self._leave_threads)
+            timer.daemon = True
+            timer.start()
+
+    def _leave_threads(self) -> None:
+        left = [thread.name for thread in threading.enumerate() if not thread.daemon]
+        left.remove(threading.main_thread().name)
+        if left:
+            self.log.warning("Threads are still running and left behind: %s", ", ".join(left))
+            os._exit(self._status)
 
     # Signals. Plain handlers, because those of a loop would wait for code that blocks it.
 

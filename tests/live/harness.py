@@ -35,6 +35,20 @@ def post_worker_init(worker):
 
 """
 
+#: Configuration that has a worker tell of its end.
+HOOKS = """\
+def worker_int(worker):
+    os.write(2, b"worker_int %d\\n" % os.getpid())
+
+
+def worker_abort(worker):
+    os.write(2, b"worker_abort %d\\n" % os.getpid())
+
+
+def worker_exit(server, worker):
+    os.write(2, b"worker_exit %d\\n" % os.getpid())
+"""
+
 
 def eventually(what: Callable[[], Any], *, within: float = DEADLINE, message: str = "") -> Any:
     """Ask `what` again and again until its answer is true; return that answer."""

@@ -7,15 +7,10 @@ from pathlib import Path
 import pytest
 
 from .client import request
-from .harness import Serve, Server, eventually, needs_setting, run_to_its_end
+from .harness import HOOKS, Serve, Server, eventually, needs_setting, run_to_its_end
 
 APP = "asgi_apps:app"
 TERM, HUP, QUIT = signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
-
-HOOK = """
-def worker_exit(server, worker):
-    os.write(2, b"worker_exit %d\\n" % os.getpid())
-"""
 
 
 def order_of(server: Server, *patterns: str) -> list[int]:
@@ -150,7 +145,7 @@ def test_a_signal_during_the_startup_ends_it_promptly(tmp_path: Path, number: si
 
 
 def test_the_shutdown_is_behind_the_last_request_and_before_worker_exit(serve: Serve) -> None:
-    server = serve(APP, "--keep-alive", "60", conf=HOOK)
+    server = serve(APP, "--keep-alive", "60", conf=HOOKS)
     worker = server.worker
     idle = server.connect()
     assert idle.ask("/hello").body == b"hello"
@@ -171,7 +166,7 @@ def test_the_shutdown_is_behind_the_last_request_and_before_worker_exit(serve: S
 
 
 def test_hup_shuts_the_old_worker_down_and_starts_a_new_one(serve: Serve) -> None:
-    server = serve(APP, "--keep-alive", "60", conf=HOOK)
+    server = serve(APP, "--keep-alive", "60", conf=HOOKS)
     old = server.worker
     idle = server.connect()
     assert idle.ask("/hello").body == b"hello"
@@ -187,7 +182,7 @@ def test_hup_shuts_the_old_worker_down_and_starts_a_new_one(serve: Serve) -> Non
 
 
 def test_max_requests_shuts_the_worker_down(serve: Serve) -> None:
-    server = serve(APP, "--keep-alive", "60", "--max-requests", "3", conf=HOOK)
+    server = serve(APP, "--keep-alive", "60", "--max-requests", "3", conf=HOOKS)
     old, start = server.worker, server.log.position()
     wire = server.connect()
     for _ in range(3):
@@ -209,7 +204,7 @@ def test_a_shutdown_that_fails_is_logged(serve: Serve) -> None:
 
 
 def test_a_shutdown_that_never_ends_is_bounded_by_graceful_timeout(serve: Serve) -> None:
-    server = serve("asgi_apps:never_stops", "--graceful-timeout", "2", conf=HOOK)
+    server = serve("asgi_apps:never_stops", "--graceful-timeout", "2", conf=HOOKS)
     assert server.ask("/hello").body == b"hello"
     server.signal(TERM)
     assert server.wait() == 0

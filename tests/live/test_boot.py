@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import WORKER, Ended, Serve, needs_setting, run_to_its_end
+from .harness import WORKER, Ended, Serve, eventually, needs_setting, run_to_its_end
 
 
 def only_line(ended: Ended, pattern: str) -> str:
@@ -54,6 +54,34 @@ def test_an_application_factory_call_is_served(serve: Serve, tmp_path: Path) -> 
 def test_preloaded_applications_are_served(serve: Serve) -> None:
     server = serve("apps:app", "--preload", workers=2)
     assert server.ask("/hello").status == 200
+
+
+def test_post_worker_init_finds_the_loop(serve: Serve) -> None:
+    conf = """\
+import asyncio
+
+
+def post_worker_init(worker):
+    assert asyncio.get_event_loop_policy().get_event_loop() is worker.loop
+    worker.loop.call_soon(lambda: os.write(2, b"worker ready: %d\\n" % os.getpid()))
+"""
+    server = serve(conf=conf)
+    assert server.ask("/hello").status == 200
+
+
+def test_a_worker_that_is_told_to_stop_while_it_imports_does_so(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(
+        "import os, pathlib, signal\n"
+        "from apps import hello\n"
+        "if not pathlib.Path('been_here').exists():\n"
+        "    pathlib.Path('been_here').touch()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    server = serve("told:hello")
+    server.log.wait_for(rf"Worker exiting \(pid: {server.ready_workers()[0]}\)")
+    eventually(lambda: len(server.ready_workers()) == 2)
+    assert server.ask("/").status == 200
+    assert "exited with code" not in server.log
 
 
 # -- applications that cannot be loaded
