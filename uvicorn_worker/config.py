@@ -31,6 +31,9 @@ BLANK_BYTES = 16 + 16
 #: Seconds that an idle connection is still read for when the worker stops: a request may be on its way.
 IDLE_GRACE = 0.5
 
+#: Seconds that requests may still take when a file has changed (Gunicorn ``reload``): a developer waits for the worker.
+RELOAD_GRACE = 3.0
+
 #: Seconds that threads may still take when everything else of the worker has ended.
 THREAD_GRACE = 0.25
 

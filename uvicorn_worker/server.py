@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import resource
 import socket
 import ssl
@@ -180,14 +181,18 @@ class Server:
         self._full_was_logged = False
         self._exhausted_was_logged = False
         self._ticking: asyncio.TimerHandle | None = None
-        self._stopping = self._loop.create_future()
+        #: Has how long the drain may take when it is done.
+        self._stopping: asyncio.Future[float] = self._loop.create_future()
         #: Set when something that a drain waits for has ended.
         self._ended = asyncio.Event()
 
-    def stop(self) -> None:
-        """Begin to drain; :meth:`serve` returns when that is done. More calls change nothing."""
+    def stop(self, within: float = math.inf) -> None:
+        """Begin to drain; :meth:`serve` returns when that is done. More calls change nothing.
+
+        It takes ``within`` seconds at most, and never longer than ``graceful_timeout``.
+        """
         if not self._stopping.done():
-            self._stopping.set_result(None)
+            self._stopping.set_result(min(within, self._settings.graceful_timeout))
 
     def stop_or_abort(self) -> None:
         """Begin to drain or, where that has begun, end everything now."""
@@ -204,8 +209,7 @@ class Server:
         self._tick()
         self._accept_again()
         try:
-            await self._stopping
-            await self._drain()
+            await self._drain(await self._stopping)
         finally:
             if self._ticking is not None:
                 self._ticking.cancel()
@@ -371,17 +375,16 @@ class Server:
 
     # Stopping.
 
-    async def _drain(self) -> None:
-        """Take no more connections, let requests finish, and end what hasn't by the worker's own deadline.
+    async def _drain(self, grace: float) -> None:
+        """Take no more connections, let requests finish, and end what hasn't ``grace`` seconds from now.
 
-        That is early enough for the application to see its cancellation, and for the worker to leave by itself,
-        before Gunicorn sends SIGKILL.
+        Requests are ended early enough for the application to see that, and for the worker to leave by itself, before
+        Gunicorn sends SIGKILL.
         """
         service = self._service
-        graceful_timeout = self._settings.graceful_timeout
-        end = self._loop.time() + graceful_timeout
+        end = self._loop.time() + grace
         # An application that has a lifespan has something to end, too.
-        reserve = min(1.5 if self._lifespan is None else 5.0, graceful_timeout / 4)
+        reserve = min(1.5 if self._lifespan is None else 5.0, grace / 4)
         self._accept_no_more()
         service.draining = True
         for listener in self._listeners:

@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
@@ -24,7 +25,8 @@ from gunicorn.workers.base import Worker
 
 from uvicorn_worker._types import Hooks
 from uvicorn_worker.access_log import AccessWriter, Entry
-from uvicorn_worker.config import THREAD_GRACE, Settings, read_options
+from uvicorn_worker.config import RELOAD_GRACE, THREAD_GRACE, Settings, read_options
+from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
@@ -106,6 +108,7 @@ class UvicornWorker(Worker):
             self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
         self._lend_handlers()
         self._server: Server | None = None
+        self._was_signalled = False
         self._is_leaving = False
         self._status: int = 0
         self.loop: asyncio.AbstractEventLoop
@@ -130,10 +133,12 @@ class UvicornWorker(Worker):
                 logger.propagate = False
 
     def load_wsgi(self) -> None:
-        """Load the application; a failure stops the master with one line and a status of 3, or 4 for an import."""
+        """Load the application; a failure stops the master with one line and a status of 3, or 4 for an import.
+
+        With ``reload`` on, it is shown to whoever asks until a file has changed.
+        """
         try:
-            super().load_wsgi()
-            detect_interface(self.wsgi, self._settings.interface)
+            self._load_or_show()
         except ImportError as error:
             hint = ""
             if self._is_application_module(error.name):
@@ -149,6 +154,26 @@ class UvicornWorker(Worker):
             self._fail_boot(f"The application exited when it was imported: {error}", Arbiter.WORKER_BOOT_ERROR)
         except InvalidApplication as error:
             self._fail_boot(f"Not an application: {error}", Arbiter.WORKER_BOOT_ERROR)
+
+    def _load_or_show(self) -> None:
+        try:
+            self.wsgi = self.app.wsgi()
+            detect_interface(self.wsgi, self._settings.interface)
+        except WorkerExit:
+            raise
+        except (Exception, SystemExit) as error:
+            is_misspelt = isinstance(error, ImportError) and self._is_application_module(error.name)
+            if self.reloader is None or is_misspelt:
+                raise
+            self.log.exception("The application could not be loaded")
+            for file in files_of(error):
+                self.reloader.add_extra_file(file)
+            self._show("".join(traceback.format_exception(error)))
+
+    def _show(self, failure: str) -> None:
+        """Serve a page that tells of a failure in the place of the application."""
+        self.wsgi = error_page(failure)
+        self._settings = replace(self._settings, interface="channels")
 
     def _is_application_module(self, name: str | None) -> bool:
         """Whether a module that wasn't found is the one that the command line names, or a package of it."""
@@ -178,6 +203,17 @@ class UvicornWorker(Worker):
             self._close_loop()
 
     async def _run_server(self) -> None:
+        self.loop.add_reader(self.PIPE[0], self._woken)
+        try:
+            await self._make_server().serve()
+        except StartupFailed as error:
+            if self.reloader is None:
+                raise
+            self._show(f"The application did not start: {error}")
+            self.log.error("The application did not start: %s", error)
+            await self._make_server().serve()
+
+    def _make_server(self) -> Server:
         self._server = Server(
             self.wsgi,
             self._settings,
@@ -190,9 +226,8 @@ class UvicornWorker(Worker):
             max_requests=self.max_requests if self.cfg.max_requests else 0,
             upgrades=self.UPGRADES,
         )
-        if not self.alive:
-            self._server.stop()
-        await self._server.serve()
+        self._stop_if_told()
+        return self._server
 
     def _make_observer(self) -> Observer | None:
         """What is told of requests, if anybody wants to know."""
@@ -244,12 +279,21 @@ class UvicornWorker(Worker):
     def _heartbeat(self) -> None:
         """Once a second, draining included."""
         self.notify()
-        if not self.alive:  # A signal's handler has stopped the server itself; the reloader's thread has only said so.
-            self._stop()
-        elif self.ppid != os.getppid():
+        if self.alive and self.ppid != os.getppid():
             self.log.info("The master has gone: %s shuts down", self)
             self.alive = False
             self._stop()
+        self._stop_if_told()
+
+    def _woken(self) -> None:
+        """Something was written to the pipe: by the reloader or, where the loop leaves them to Gunicorn, by signals."""
+        os.read(self.PIPE[0], 4096)
+        self._stop_if_told()
+
+    def _stop_if_told(self) -> None:
+        """A signal's handler stops the server itself; the reloader's thread can only say so."""
+        if not self.alive and self._server is not None:
+            self._server.stop(self._settings.graceful_timeout if self._was_signalled else RELOAD_GRACE)
 
     def _stop(self) -> None:
         if self._server is not None:
@@ -301,6 +345,7 @@ class UvicornWorker(Worker):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: drain. Gunicorn sends it again every second."""
         self.alive = False
+        self._was_signalled = True
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._stop)
 

@@ -18,7 +18,7 @@ ROOT = Path(uvicorn_worker.__file__).parent
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version"},
     1: {"config", "clock"},
-    2: {"http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"},
+    2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"},
     3: {"access_log", "proxied", "service", "tls", "websocket.handshake", "websocket.reader"},
     4: {"http11.body", "flow", "views"},
     5: {"http11.exchange"},
