@@ -34,6 +34,9 @@ IDLE_GRACE = 0.5
 #: Seconds that requests may still take when a file has changed (Gunicorn ``reload``): a developer waits for the worker.
 RELOAD_GRACE = 3.0
 
+#: Seconds that tasks which the application has left behind get, at most, to see their cancellation.
+TASK_GRACE = 0.25
+
 #: Seconds that threads may still take when everything else of the worker has ended.
 THREAD_GRACE = 0.25
 

@@ -407,7 +407,7 @@ class Server:
         if self._threads is not None:
             # From a thread, as it waits for others. Not by shutdown_default_executor, which can't be given up.
             is_down = self._loop.run_in_executor(ThreadPoolExecutor(1), self._threads.shutdown)
-            await asyncio.wait((is_down,), timeout=max(0.0, end - reserve / 4 - self._loop.time()))
+            await asyncio.wait((is_down,), timeout=max(0.0, end - reserve / 3 - self._loop.time()))
 
     def _drain_connections(self) -> None:
         """Again with every tick: a connection that was promised another request may be idle by now."""

@@ -25,7 +25,7 @@ from gunicorn.workers.base import Worker
 
 from uvicorn_worker._types import Hooks
 from uvicorn_worker.access_log import AccessWriter, Entry
-from uvicorn_worker.config import RELOAD_GRACE, THREAD_GRACE, Settings, read_options
+from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings, read_options
 from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.gunicorn_settings import judge
@@ -305,7 +305,9 @@ class UvicornWorker(Worker):
         for task in tasks:
             task.cancel()
         if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=0.5))
+            # For worker_exit to come before SIGKILL, less than what a drain leaves of a short graceful_timeout.
+            grace = min(TASK_GRACE, self._settings.graceful_timeout / 40)
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=grace))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 

@@ -246,6 +246,14 @@ async def block(message: dict[str, Any], channels: dict[str, Any]) -> None:
     hold_the_loop()
 
 
+async def hold(message: dict[str, Any], channels: dict[str, Any]) -> None:
+    """/hold/N: when its body has come, lets nobody else run for N seconds."""
+    await read_body(channels)
+    say("holding the loop for", last_part(message))
+    time.sleep(float(last_part(message)))
+    await answer(channels, b"held")
+
+
 def sleep_in_a_thread() -> None:
     say("a thread sleeps")
     time.sleep(120)

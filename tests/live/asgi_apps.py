@@ -212,6 +212,14 @@ async def receives_for_ever(scope: Scope, receive: Receive, send: Send) -> None:
         say("cancelled", event["type"])
 
 
+async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            say("not cancelled", scope["path"])
+
+
 # -- lifespans
 
 
@@ -262,6 +270,19 @@ async def fails_to_stop(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await send({"type": "lifespan.shutdown.failed", "message": "could not say goodbye"})
+
+
+async def stops_slowly(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "lifespan":
+        await app(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    say("stopping")
+    await asyncio.sleep(3)
+    await send({"type": "lifespan.shutdown.complete"})
+    say("stopped")
 
 
 async def never_stops(scope: Scope, receive: Receive, send: Send) -> None:

@@ -210,3 +210,25 @@ def test_a_shutdown_that_never_ends_is_bounded_by_graceful_timeout(serve: Serve)
     assert server.wait() == 0
     assert len(server.log.lines(r"\[ERROR\] The application's shutdown took longer than \d\.\d s$")) == 1
     assert f"^worker_exit {server.worker}$" in server.log  # SIGKILL would not have let it say so
+
+
+def test_a_long_shutdown_is_not_taken_for_a_hung_worker(serve: Serve) -> None:
+    server = serve("asgi_apps:stops_slowly", "--timeout", "1", "--graceful-timeout", "60", conf=HOOKS)
+    assert server.ask("/hello").body == b"hello"  # It has started.
+    old, start = server.worker, server.log.position()
+    server.signal(TERM, old)
+    server.log.wait_for("^stopped", after=start)
+    server.log.wait_for(f"^worker_exit {old}", after=start)
+    assert not server.log.lines("WORKER TIMEOUT|was sent SIG", after=start)
+
+
+def test_the_shutdown_comes_though_a_call_does_not_let_itself_be_cancelled(serve: Serve) -> None:
+    server = serve(APP, "--graceful-timeout", "4", conf=HOOKS)
+    worker = server.worker
+    server.connect(request("/stubborn"))
+    server.log.wait_for("^called http /stubborn")
+    server.signal(TERM)
+    assert server.wait() == 0
+    assert "^not cancelled /stubborn" in server.log
+    shutdown, leaving = order_of(server, f"shutdown {worker}", f"worker_exit {worker}")
+    assert shutdown < leaving

@@ -52,6 +52,15 @@ def test_an_idle_connection_is_closed_after_keep_alive_seconds(quick_server: Ser
     assert wire.rest() == b""
 
 
+def test_a_request_that_came_in_time_is_answered_though_nobody_could_read_it(serve: Serve) -> None:
+    server = serve("apps:app", "--keep-alive", "1")
+    wire = server.connect()
+    assert wire.ask("/hello").status == 200
+    server.connect(request("/hold/3.2"))  # That is past the deadline, and the tick that would find it.
+    server.log.wait_for("holding the loop")
+    assert wire.ask("/path/late").text == "/path/late"
+
+
 def test_a_request_that_takes_longer_than_every_deadline_is_not_disturbed(quick_server: Server) -> None:
     """The connection is idle for the client's part, not for ours."""
     slow = quick_server.connect(request("/wait/slow"))

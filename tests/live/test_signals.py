@@ -58,6 +58,21 @@ def test_term_lets_requests_that_were_pipelined_before_it_finish(serve: Serve) -
     assert server.wait() == 0
 
 
+def test_term_closes_no_idle_connection_whose_request_nobody_could_read_yet(serve: Serve) -> None:
+    server = serve("apps:app", "--keep-alive", "60")
+    wires = [server.connect(), server.connect()]
+    assert [wire.ask("/hello").status for wire in wires] == [200, 200]
+    busy = server.connect(request("/hold/1", "Content-Length: 4", method="POST"))
+    server.log.wait_for("called POST /hold")
+    server.signal(TERM)
+    eventually(lambda: wires[1].ask("/hello").headers.get("connection") == "close")  # It drains.
+    busy.send(b"done")
+    server.log.wait_for("holding the loop")
+    reply = wires[0].ask("/path/late")
+    assert (reply.text, reply.headers["connection"]) == ("/path/late", "close")
+    assert server.wait() == 0
+
+
 def test_term_while_a_reply_is_streamed_lets_it_end(serve: Serve) -> None:
     server = serve("apps:app", "--keep-alive", "60")
     idle = server.connect()
@@ -117,7 +132,7 @@ def test_a_worker_drains_longer_than_timeout_without_being_taken_for_hung(serve:
 
 @pytest.mark.parametrize("number", [TERM, INT, HUP])
 def test_a_thread_that_does_not_end_holds_no_worker_past_graceful_timeout(serve: Serve, number: signal.Signals) -> None:
-    server = serve("apps:app", "--graceful-timeout", "2", conf=HOOKS)
+    server = serve("apps:app", "--graceful-timeout", "3", conf=HOOKS)
     old, start = server.worker, server.log.position()
     server.connect(request("/thread"))
     server.log.wait_for("a thread sleeps")

@@ -92,3 +92,16 @@ def test_no_application_can_end_its_worker_by_an_exception(serve: Serve, name: s
         assert server.ask(f"/fail/{name}").status == 500
     assert server.ask("/pid").text == str(server.worker)
     assert len(server.log.lines("Booting worker")) == 1
+
+
+def test_the_reply_that_reaches_max_requests_announces_the_end_of_its_connection(serve: Serve) -> None:
+    server = serve("apps:app", "--keep-alive", "60", "--max-requests", "3")
+    old, start = server.worker, server.log.position()
+    idle, wire = server.connect(), server.connect()
+    assert idle.ask("/hello").headers.get("connection") is None
+    assert [wire.ask("/hello").headers.get("connection") for _ in range(2)] == [None, "close"]
+    queued = server.connect(request("/pid"))
+    assert wire.rest() == idle.rest() == b""
+    new = server.wait_for_new_worker(start)
+    assert queued.reply().text in (str(old), str(new))
+    assert not server.log.lines("exited with code", after=start)
