@@ -391,7 +391,6 @@ class Server:
             # Who stands in the queue is served: closing the last copy of a listener would reset them.
             while self._accept(listener) and self._loop.time() < end - reserve:
                 await asyncio.sleep(0)
-        for listener in self._listeners:
             listener.close()
         self._drain_connections()
         await self._wait_for_quiet(end - reserve)

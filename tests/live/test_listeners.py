@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -59,19 +61,42 @@ def test_an_inherited_descriptor(serve: Serve) -> None:
             assert seen_by_the_application(wire)[0] == list(address)
 
 
-def test_reuse_port_lets_each_worker_listen_for_itself(serve: Serve) -> None:
-    with socket.socket() as reserved:  # bound, not listening: it holds the port and gets nothing
+@pytest.fixture
+def own_port() -> Iterator[tuple[str, int]]:
+    """An address for --reuse-port: bound by somebody who doesn't listen, so that nobody else gets it."""
+    with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(("127.0.0.1", 0))
-        host, port = reserved.getsockname()
-        server = serve("apps:app", "--reuse-port", bind=f"{host}:{port}", workers=2)
+        yield reserved.getsockname()
 
-        def is_served_by(pid: int) -> bool:
-            with Wire((host, port)) as wire:
-                return wire.ask("/pid").text == str(pid)
 
-        for pid in server.ready_workers():
-            eventually(partial(is_served_by, pid))
+def test_reuse_port_lets_each_worker_listen_for_itself(serve: Serve, own_port: tuple[str, int]) -> None:
+    server = serve("apps:app", "--reuse-port", bind="{}:{}".format(*own_port), workers=2)
+
+    def is_served_by(pid: int) -> bool:
+        with Wire(own_port) as wire:
+            return wire.ask("/pid").text == str(pid)
+
+    for pid in server.ready_workers():
+        eventually(partial(is_served_by, pid))
+
+
+def test_who_stands_in_the_queue_of_a_worker_that_stops_is_served(serve: Serve, own_port: tuple[str, int]) -> None:
+    """With --reuse-port, the queue is the worker's own and ends with it."""
+    server = serve("apps:app", "--reuse-port", bind="{}:{}".format(*own_port))
+    busy = Wire(own_port)
+    busy.send(request("/hold/1"))
+    server.log.wait_for("holding the loop")
+    queued = [Wire(own_port) for _ in range(30)]
+    for number, wire in enumerate(queued):
+        wire.send(request(f"/path/{number}"))
+    server.signal(signal.SIGTERM, server.worker)
+    assert busy.reply().text == "held"
+    for number, wire in enumerate(queued):
+        reply = wire.reply()
+        assert (reply.text, reply.headers["connection"]) == (f"/path/{number}", "close")
+    for wire in (busy, *queued):
+        wire.close()
 
 
 @pytest.mark.skipif(shutil.which("ss") is None, reason="needs ss")
