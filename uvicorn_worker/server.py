@@ -405,7 +405,7 @@ class Server:
             await self._lifespan.stop(max(0.1, end - reserve * 3 / 8 - self._loop.time()))
         if self._threads is not None:
             # From a thread, as it waits for others. Not by shutdown_default_executor, which can't be given up.
-            is_down = self._loop.run_in_executor(ThreadPoolExecutor(1), self._threads.shutdown)
+            is_down = self._loop.run_in_executor(ThreadPoolExecutor(1, "shutdown"), self._threads.shutdown)
             await asyncio.wait((is_down,), timeout=max(0.0, end - reserve / 3 - self._loop.time()))
 
     def _drain_connections(self) -> None:

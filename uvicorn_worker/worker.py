@@ -336,8 +336,8 @@ class UvicornWorker(Worker):
             timer.start()
 
     def _leave_threads(self) -> None:
-        left = [thread.name for thread in threading.enumerate() if not thread.daemon]
-        left.remove(threading.main_thread().name)
+        main = threading.main_thread()
+        left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not main]
         if left:
             self.log.warning("Threads are still running and left behind: %s", ", ".join(left))
             os._exit(self._status)

@@ -149,11 +149,11 @@ def test_a_thread_that_does_not_end_holds_no_worker_past_graceful_timeout(serve:
 # -- INT and QUIT
 
 
-@pytest.mark.parametrize("number", [INT, QUIT])
-def test_a_quick_stop_does_not_wait_for_a_request_that_hangs(serve: Serve, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "path"), [(INT, "/forever"), (QUIT, "/forever"), (QUIT, "/block")])
+def test_a_quick_stop_does_not_wait_for_a_request_that_hangs(serve: Serve, number: signal.Signals, path: str) -> None:
     server = serve("apps:app", "--graceful-timeout", "60", conf=HOOKS)
-    wire = server.connect(request("/forever"))
-    server.log.wait_for("called GET /forever")
+    wire = server.connect(request(path))
+    server.log.wait_for(f"called GET {path}")
     server.signal(number)
     assert server.wait(within=20) == 0
     assert wire.count() == 0
