@@ -15,6 +15,7 @@ from unit.test_proxy import CLIENT, GOOD, REQUEST, V2, inet, v2
 from uvicorn_worker._types import Address
 from uvicorn_worker.config import IDLE_GRACE, Settings
 from uvicorn_worker.errors import RequestRefused
+from uvicorn_worker.observe import Observer
 from uvicorn_worker.proxied import take_proxy_header
 from uvicorn_worker.server import Server
 
@@ -150,7 +151,8 @@ class Served:
         self.address = listener.getsockname()
         self.family = listener.family
         given = {"proxy_protocol": "auto", "keepalive": 5.0, "server_header": b"", "date_header": False} | settings
-        self.server = Server(self, Settings(**given), [listener], self.log, access_log=access)
+        observer = Observer(self.log, access) if access is not None else None
+        self.server = Server(self, Settings(**given), [listener], self.log, observer=observer)
         self.clients: list[asyncio.StreamWriter] = []
 
     async def __call__(self, message: dict[str, Any], channels: dict[str, Any]) -> None:
