@@ -17,8 +17,8 @@ ROOT = Path(uvicorn_worker.__file__).parent
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "_version"},
-    1: {"config", "clock"},
-    2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames"},
+    1: {"config", "clock", "broadcast.codec"},
+    2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames", "broadcast.groups"},
     3: {"service", "websocket.handshake", "websocket.reader"},
     4: {"http11.body", "flow"},
     5: {"http11.exchange"},
@@ -30,7 +30,7 @@ FLOORS: dict[int, set[str]] = {
 }
 
 #: Packages that hold modules and nothing else.
-EMPTY = {"http11.__init__", "interfaces.__init__", "websocket.__init__"}
+EMPTY = {"broadcast.__init__", "http11.__init__", "interfaces.__init__", "websocket.__init__"}
 
 #: The highest of the floors that know no loop and no socket.
 HIGHEST_PURE_FLOOR = 2
