@@ -61,6 +61,38 @@ GROUP_NAME_BYTES = 512
 #: another generation of them may have other settings.
 GROUP_MESSAGE_BOUND = 256 * 1024 * 1024
 
+#: Seconds that a new worker waits for the others to say that they know it.
+GROUPS_JOIN_TIME = 1.0
+
+#: Bytes that may wait for a worker until senders wait for it, and seconds that they do, at most.
+PEER_BACKLOG = 1024 * 1024
+PEER_PATIENCE = 1.0
+
+#: Bytes that may wait for a worker until messages are dropped for it.
+PEER_BOUND = 8 * 1024 * 1024
+
+#: Groups of which a worker is told that it has missed messages; where there are more, it is told so of all.
+PEER_MISSED_GROUPS = 1000
+
+#: Bytes that are gathered for other workers until they are written without waiting for the end of the loop's turn.
+PEER_BATCH = 256 * 1024
+
+#: Seconds between two times that a worker writes to the others, as long as it has several messages each time.
+PEER_PACE = 0.001
+
+#: Seconds until a worker that could not be reached is tried again.
+PEER_RETRY = 0.1
+
+#: Seconds that what was sent may take to leave when the worker stops.
+PEER_FLUSH_TIME = 0.5
+
+#: Bytes of messages to groups after which a sender lets the loop turn, each write to a member counting for some.
+TURN_BYTES = 64 * 1024
+DELIVERY_BYTES = 64
+
+#: Seconds that a member which was closed because it reads too slowly may take to read what it was sent.
+SLOW_CLOSE_TIME = 5.0
+
 #: File descriptors that are kept back from connections, for logs, files and the application's own sockets.
 RESERVED_DESCRIPTORS = 64
 

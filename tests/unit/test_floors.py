@@ -17,10 +17,11 @@ ROOT = Path(uvicorn_worker.__file__).parent
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "_version"},
-    1: {"config", "clock", "broadcast.codec"},
-    2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames", "broadcast.groups"},
-    3: {"service", "websocket.handshake", "websocket.reader"},
-    4: {"http11.body", "flow"},
+    1: {"config", "clock", "broadcast.codec", "broadcast.directory"},
+    2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames"}
+    | {"broadcast.groups", "broadcast.mesh"},
+    3: {"broadcast.peers", "service", "websocket.handshake", "websocket.reader"},
+    4: {"broadcast.local", "http11.body", "flow"},
     5: {"http11.exchange"},
     6: {"http11.reader", "http11.upgrade", "interfaces.scope", "websocket.session"},
     7: {"http11.protocol", "websocket.protocol", "observe"}

@@ -296,3 +296,40 @@ def test_stats_have_what_the_engine_adds(fixture: Fixture) -> None:
     fixture.say(group="chat", send={"text": "to nobody"})
     stats = fixture.groups.stats()
     assert (stats["asked"], stats["sent"], stats["delivered"]) == (0, 1, 0)
+
+
+def test_what_is_sent_before_the_engine_has_started_is_sent_then_in_order() -> None:
+    log = Log()
+    groups = Groups(Settings(groups_max_size=30), log)
+    (channel,) = (Channel(groups),)
+    sent: list[str] = []
+
+    class Late(Engine):
+        async def start(self, sink: Sink) -> None:
+            await super().start(sink)
+            await groups.send({"group": "chat", "send": {"text": "2"}})
+
+        async def send(self, group: str, delivery: Delivery) -> None:
+            await super().send(group, delivery)
+            sent.append(delivery.message["text"])
+
+    async def main() -> None:
+        await groups.send({"group": "chat", "add": channel.name, "send": {"text": "1"}})
+        assert channel.received == []
+        await groups.start(Late())
+        await groups.send({"group": "chat", "send": {"text": "3"}})
+
+    asyncio.run(main())
+    assert sent == ["1", "2", "3"]
+    assert [message["text"] for message in channel.received] == sent
+
+
+def test_no_more_is_kept_for_the_start_than_one_message_may_have() -> None:
+    groups = Groups(Settings(groups_max_size=30), Log())
+
+    async def main() -> None:
+        await groups.send({"group": "chat", "send": {"bytes": b"x" * 20}})
+        with pytest.raises(GroupsUnavailable):
+            await groups.send({"group": "chat", "send": {"bytes": b"x" * 20}})
+
+    asyncio.run(main())

@@ -8,13 +8,14 @@ delivered to the members that this worker has. A worker that has none looks up t
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 from uvicorn_worker._types import Log, Message
 from uvicorn_worker.broadcast.codec import decode, encode
 from uvicorn_worker.config import GROUP_NAME_BYTES, Settings
-from uvicorn_worker.errors import ClientDisconnected, InvalidGroupMessage, UvicornWorkerError
+from uvicorn_worker.errors import ClientDisconnected, GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
 
 
 class Delivery:
@@ -81,14 +82,14 @@ class Engine:
     gap. It logs each change of its state, once.
     """
 
-    _sink: Sink
+    sink: Sink
 
     async def start(self, sink: Sink) -> None:
         """Begin: when this returns, what is sent elsewhere from then on comes to ``sink``, for groups that were added.
 
         It returns within a bounded time, and goes on trying where that was not enough.
         """
-        self._sink = sink
+        self.sink = sink
 
     async def stop(self) -> None:
         """End, once what was sent has left, or soon."""
@@ -108,18 +109,32 @@ class Engine:
 
         Returns when it is on its way, and raises :class:`GroupsUnavailable` where it can't be within a bounded time.
         """
-        self._sink.deliver(group, delivery)
+        self.sink.deliver(group, delivery)
 
     def stats(self) -> dict[str, Any]:
         """Numbers that are of use to know."""
         return {}
 
 
+class Early(Engine):
+    """Keeps what is sent before there is an engine: while the application starts."""
+
+    def __init__(self, bound: int) -> None:
+        self._room = bound
+        self.kept: deque[tuple[str, Delivery]] = deque()
+
+    async def send(self, group: str, delivery: Delivery) -> None:
+        self._room -= len(delivery.body)
+        if self._room < 0:
+            raise GroupsUnavailable("more was sent than can be kept until the worker has started")
+        self.kept.append((group, delivery))
+
+
 class Groups:
     """The groups of one worker: the channel ``groups`` of its applications, and the sink of its engine."""
 
     def __init__(self, settings: Settings, log: Log) -> None:
-        self.engine = Engine()
+        self.engine: Engine = Early(settings.groups_max_size)
         self.log = log
         self._settings = settings
         #: Unique among the workers of all machines.
@@ -135,8 +150,11 @@ class Groups:
         self._last_gap: Gap | None = None
 
     async def start(self, engine: Engine) -> None:
-        """Send by ``engine`` from now on. Returns when it has started."""
+        """Have ``engine`` start, bring what was sent early, and be what brings messages from then on."""
         await engine.start(self)
+        early = self.engine
+        while isinstance(early, Early) and early.kept:
+            await engine.send(*early.kept.popleft())
         self.engine = engine
 
     async def stop(self) -> None:
