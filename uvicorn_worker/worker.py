@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
+from urllib.parse import urlsplit
 
 import uvloop
 from gunicorn import sock
@@ -20,11 +21,27 @@ from gunicorn.errors import AppImportError
 from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 
+from uvicorn_worker.broadcast.directory import Directory, own_directory
 from uvicorn_worker.config import Settings, read_options
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.http11.upgrade import UpgradeHandler
 from uvicorn_worker.interfaces.detect import detect_interface
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
+
+#: Where the workers of this master find each other, by the masters' pids: a worker may become one itself.
+_directories: dict[int, Directory] = {}
+
+
+def directory_of_master(cfg: Any, url: str) -> str:
+    """Where the workers of this master find each other, made where there is none; raises ``OSError``."""
+    path = urlsplit(url).path
+    if path:
+        return own_directory(path, cfg.uid, cfg.gid)
+    pid = os.getpid()
+    if pid not in _directories or not os.path.isdir(_directories[pid].path):
+        former = os.environ.get("GUNICORN_PID")  # of the master that this takes over from (USR2)
+        _directories[pid] = Directory.of_master(cfg.worker_tmp_dir, cfg.uid, cfg.gid, int(former) if former else None)
+    return _directories[pid].path
 
 
 class UvicornWorker(Worker):
@@ -66,6 +83,18 @@ class UvicornWorker(Worker):
 
     # Booting.
 
+    def __init__(self, age: int, ppid: int, sockets: Any, app: Any, timeout: float, cfg: Any, log: Any) -> None:
+        """Called in the master, before it forks."""
+        super().__init__(age, ppid, sockets, app, timeout, cfg, log)
+        self._directory: str | None = None
+        self._directory_error: OSError | None = None
+        try:
+            self._directory = directory_of_master(cfg, self._settings_of(cfg).groups)
+        except InvalidOption:
+            pass  # The new process says so.
+        except OSError as error:
+            self._directory_error = error
+
     def init_process(self) -> None:
         """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
         try:
@@ -73,6 +102,9 @@ class UvicornWorker(Worker):
             read_upgrades(self.UPGRADES)
         except InvalidOption as error:  # The master asks check_config when it starts, but not when it reloads.
             self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
+        if self._directory_error is not None:
+            line = f"No directory for the workers to find each other: {self._directory_error} (worker_tmp_dir)"
+            self._fail_boot(line, Arbiter.WORKER_BOOT_ERROR)
         self._lend_handlers()
         self._server: Server | None = None
         self._is_leaving = False
@@ -162,6 +194,7 @@ class UvicornWorker(Worker):
             heartbeat=self._heartbeat,
             max_requests=self.max_requests if self.cfg.max_requests else 0,
             upgrades=self.UPGRADES,
+            directory=self._directory,
         )
         if not self.alive:
             self._server.stop()

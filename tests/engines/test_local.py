@@ -93,6 +93,15 @@ async def test_without_a_directory_a_worker_is_alone(directory: str) -> None:
     await alone.engine.stop()
 
 
+async def test_a_directory_that_is_gone_is_a_gap_and_leaves_the_worker_alone(directory: str) -> None:
+    alone = Worker(LocalEngine(os.path.join(directory, "gone"), Log()))
+    await alone.start()
+    assert [gap.groups for gap in alone.sink.gaps] == [None]
+    await alone.send("chat", text="hi")
+    assert alone.sink.of("chat") == [{"text": "hi"}]
+    await alone.engine.stop()
+
+
 async def test_a_newcomer_gets_what_is_sent_from_the_moment_when_it_has_joined(directory: str) -> None:
     async with mesh_in(directory) as workers:
         old = await workers.join_many(2)

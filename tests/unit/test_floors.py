@@ -20,10 +20,10 @@ FLOORS: dict[int, set[str]] = {
     1: {"config", "clock", "broadcast.codec", "broadcast.directory"},
     2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames"}
     | {"broadcast.groups", "broadcast.mesh"},
-    3: {"broadcast.peers", "service", "websocket.handshake", "websocket.reader"},
+    3: {"broadcast.peers", "groups", "interfaces.messages", "service", "websocket.handshake", "websocket.reader"},
     4: {"broadcast.local", "http11.body", "flow"},
     5: {"http11.exchange"},
-    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "websocket.session"},
+    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
     7: {"http11.protocol", "websocket.protocol", "observe"}
     | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
     8: {"server"},

@@ -143,9 +143,11 @@ class Groups:
         self._named: dict[str, Member] = {}
         self._members: dict[str, dict[Member, None]] = {}
         #: The groups of each channel that has a name, with that.
-        self.memberships: dict[Member, tuple[str, set[str]]] = {}
+        self.memberships: dict[object, tuple[str, set[str]]] = {}
+        #: Replies that the application has left to be answered through a group.
+        self.held: set[Member] = set()
         #: Called with each gap.
-        self.on_gap: Callable[[Gap], object] = _nothing
+        self.hooks: list[Callable[[Gap], object]] = []
         self._counts = dict.fromkeys(("sent", "received", "delivered", "failed", "undecodable", "slow", "gaps"), 0)
         self._last_gap: Gap | None = None
 
@@ -156,9 +158,6 @@ class Groups:
         while isinstance(early, Early) and early.kept:
             await engine.send(*early.kept.popleft())
         self.engine = engine
-
-    async def stop(self) -> None:
-        await self.engine.stop()
 
     # What an application asks for.
 
@@ -233,26 +232,36 @@ class Groups:
 
     # What channels ask for.
 
+    def new_name(self) -> str:
+        """A name that no channel has."""
+        self._names += 1
+        return f"{self._prefix}{self._names}"
+
     def name(self, member: Member) -> str:
         """A name for a channel that has none, by which it is known until it leaves."""
-        self._names += 1
-        name = f"{self._prefix}{self._names}"
+        name = self.new_name()
         self._named[name] = member
         self.memberships[member] = name, set()
         return name
 
-    def leave(self, member: Member) -> None:
-        """The channel has ended: its name is nobody's any more."""
-        left = self.memberships.pop(member, None)
+    def leave(self, channel: object) -> None:
+        """The channel has ended: if it had a name, that is nobody's any more."""
+        left = self.memberships.pop(channel, None)
         if left is not None:
             name, groups = left
-            del self._named[name]
+            member = self._named.pop(name)
+            self.held.discard(member)
             for group in groups:
                 self._remove(group, member)
 
-    def has_member(self, channel: Member) -> bool:
+    def has_member(self, channel: object) -> bool:
         """Whether the channel is a member of any group."""
         return channel in self.memberships and bool(self.memberships[channel][1])
+
+    def shed_held(self) -> None:
+        """Nothing will come for the replies that are held."""
+        for member in tuple(self.held):
+            member.shed()
 
     # What the engine asks for.
 
@@ -292,10 +301,11 @@ class Groups:
         self._counts["gaps"] += 1
         self._last_gap = gap
         self.log.warning("Groups: messages may have been missed: %s", gap.reason)
-        try:
-            self.on_gap(gap)
-        except Exception:
-            self.log.error("Groups: the hook on_gap failed", exc_info=True)
+        for hook in self.hooks:
+            try:
+                hook(gap)
+            except Exception:
+                self.log.error("Groups: the hook %r failed", hook, exc_info=True)
         if self._settings.groups_gap == "close":
             self._shed(self._members if gap.groups is None else gap.groups)
 
@@ -319,6 +329,7 @@ class Groups:
         return {
             "groups": len(self._members),
             "members": sum(map(len, self._members.values())),
+            "held": len(self.held),
             **self._counts,
             "last_gap": self._last_gap,
             **self.engine.stats(),
@@ -334,7 +345,3 @@ def _check_name(group: object) -> None:
     except UnicodeEncodeError:
         pass
     raise InvalidGroupMessage(f"the name of a group has {GROUP_NAME_BYTES} bytes of UTF-8 at most: {group!r:.100}")
-
-
-def _nothing(gap: Gap) -> None:
-    """For a hook that nobody has taken."""

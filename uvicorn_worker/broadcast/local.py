@@ -30,6 +30,9 @@ from uvicorn_worker.config import (
     TURN_BYTES,
 )
 
+#: Connections that wait to be accepted: all that there may be workers.
+_PENDING = 1024
+
 _NAME = re.compile(r"[0-9]+\.[0-9a-f]+")
 
 
@@ -138,7 +141,11 @@ class LocalEngine(Engine):
         self._loop = asyncio.get_running_loop()
         if self._directory is None:
             return
-        await self._listen(self._directory)
+        try:
+            await self._listen(self._directory)
+        except OSError as error:
+            self.has_missed(f"this worker can't be reached by others: {error}", None)
+            return
         self._unanswered = {name for name in os.listdir(self._directory) if _NAME.fullmatch(name)} - {self._name}
         if not self._unanswered:
             return
@@ -158,12 +165,12 @@ class LocalEngine(Engine):
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(f"{path}.tmp")
-            listener.listen(1024)
+            listener.listen(_PENDING)
+            os.rename(f"{path}.tmp", path)  # Who finds a name finds somebody who listens.
         except OSError:
             listener.close()
             raise
         self._server = await self._loop.create_unix_server(lambda: Inbound(self), sock=listener)
-        os.rename(f"{path}.tmp", path)  # Who finds a name finds somebody who listens.
 
     def _path(self, name: str) -> str:
         assert self._directory is not None
