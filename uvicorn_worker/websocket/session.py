@@ -323,7 +323,7 @@ class Session:
             wire.write(frame)
         else:
             self.answer(delivery.message)
-        wire.owe(waiting + len(delivery.body))
+        wire.owe(waiting + len(frame or delivery.body))
 
     def shed(self) -> None:
         """Close, because it has missed something that was sent to a group."""
