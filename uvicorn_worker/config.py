@@ -86,7 +86,8 @@ PEER_RETRY = 0.1
 #: Seconds that what was sent may take to leave when the worker stops.
 PEER_FLUSH_TIME = 0.5
 
-#: Bytes of messages to groups after which a sender lets the loop turn, each write to a member counting for some.
+#: Bytes of messages to groups, sent or received, after which the loop is let turn, each write to a member counting for
+#: some.
 TURN_BYTES = 64 * 1024
 DELIVERY_BYTES = 64
 

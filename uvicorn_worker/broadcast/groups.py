@@ -326,12 +326,13 @@ class Groups:
     def stats(self) -> dict[str, Any]:
         """Numbers of this worker: what there is now (``groups``, ``members``), what there was since the start, and what
         the engine adds."""
+        gap = self._last_gap
         return {
             "groups": len(self._members),
             "members": sum(map(len, self._members.values())),
             "held": len(self.held),
             **self._counts,
-            "last_gap": self._last_gap,
+            "last_gap": None if gap is None else {"reason": gap.reason, "at": gap.at},
             **self.engine.stats(),
         }
 

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import mesh
 from uvicorn_worker.broadcast.groups import Sink
-from uvicorn_worker.config import PEER_BACKLOG, PEER_BOUND, PEER_MISSED_GROUPS, PEER_PATIENCE
+from uvicorn_worker.config import PEER_BACKLOG, PEER_BOUND, PEER_MISSED_GROUPS, PEER_PATIENCE, TURN_BYTES
 
 
 class Mesh(Protocol):
@@ -157,6 +157,7 @@ class Inbound(asyncio.Protocol):
 
     def __init__(self, engine: Mesh) -> None:
         self._engine = engine
+        self._loop = asyncio.get_running_loop()
         self._reader = mesh.FrameReader()
         self._name: str | None = None
 
@@ -181,6 +182,10 @@ class Inbound(asyncio.Protocol):
         except mesh.MeshError as error:
             self._engine.log.warning("Groups: a connection that is no worker's is ended: %s", error)
             self._transport.abort()
+        if len(data) >= TURN_BYTES:
+            # A loop can call this many times in one turn, and members are written to at the end of each.
+            self._transport.pause_reading()
+            self._loop.call_soon(self._transport.resume_reading)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._engine.has_gone(self)
