@@ -56,9 +56,11 @@ async def answer(what: str, group: str, text: str) -> bytes:
             await asyncio.sleep(0.001)
     elif what == "send":
         await groups.send(group, {"text": text})
-    elif what == "flood":  # so many messages of 64 KiB, one behind the other
-        for number in range(int(text)):
-            await groups.send(group, {"bytes": b"%7d" % number + bytes(64 * 1024 - 7)})
+    elif what == "flood":  # so many messages among ten times as many of 64 KiB to a group without members
+        for number in range(int(text) * 10):
+            await groups.send("bulk", {"bytes": bytes(64 * 1024)})
+            if number % 10 == 9:
+                await groups.send(group, {"text": str(number // 10)})
     return str(os.getpid()).encode()
 
 

@@ -272,10 +272,10 @@ def test_a_worker_that_is_killed_costs_nobody_else_a_message(serve: Serve, clien
 
 
 def test_workers_that_are_added_taken_away_and_replaced_cost_nobody_a_message(serve: Serve, clients: Clients) -> None:
-    server = serve("groups_apps:app", "--max-requests", "40", workers=2)
+    server = serve("groups_apps:app", "--max-requests", "200", workers=2)
     replace(server, partial(server.signal, HUP), 2)
     replace(server, partial(server.signal, TTIN), 1)
-    old = server.ready_workers()[-3:]
+    old = sorted(server.ready_workers()[-3:])  # in the order in which they were forked
     members = clients.spread(server, old, "chat")
     listeners = clients.spread(server, old[1:], "chat")
     with Chatter(members) as chatter:
@@ -379,21 +379,23 @@ def test_a_worker_that_is_stopped_holds_nobody_up_and_its_clients_learn_what_the
     server = serve("groups_apps:app", "--keep-alive", "60", workers=3, env={"UVICORN_WORKER_GROUPS_GAP": "close"})
     speaking, listening, stopped = server.ready_workers()
     wire = eventually(lambda: connection_to(server, speaking))
-    listener, bulky = (clients.join_at(server, listening, group) for group in ("chat", "bulk"))
+    listener = clients.join_at(server, listening, "chat")
     victim, other = (clients.join_at(server, stopped, group) for group in ("chat", "another"))
     start = server.log.position()
     server.signal(STOP, stopped)
-    wire.send(request("/flood/bulk", method="POST", body=b"400"))  # 25 MiB
-    assert [int(bulky.recv()[:7]) for _ in range(400)] == list(range(400))
+    wire.send(request("/flood/chat", method="POST", body=b"40"))  # 25 MiB
+    assert [int(listener.recv()) for _ in range(40)] == list(range(40))
     assert wire.reply().status == 200
-    wire.send(request("/send/chat", method="POST", body=b"which the stopped worker misses"))
-    assert listener.recv() == "which the stopped worker misses"
     server.log.wait_for(rf"Groups: worker {stopped}\.\w+ has not read for 1 s", after=start)
     server.log.wait_for(rf"Groups: worker {stopped}\.\w+ does not read: messages are dropped", after=start)
     server.signal(CONT, stopped)
     server.log.wait_for(rf"Groups: worker {stopped}\.\w+ reads again, and has missed \d+ messages", after=start)
     server.log.wait_for(rf"on_gap {stopped} .*\['bulk', 'chat'\]", after=start)
-    assert victim.closing() == (1012, "messages may have been missed")
+    with pytest.raises(ConnectionClosed) as closed:
+        for number in range(40):
+            assert int(victim.recv()) == number
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1012
     assert other.ask("not concerned") == "not concerned"
     again = clients.join_at(server, stopped, "chat")
     listener.send("hi")
