@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from uvicorn_worker import groups
 from uvicorn_worker._version import __version__
-from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
+from uvicorn_worker.errors import (
+    ClientDisconnected,
+    GroupsUnavailable,
+    IllegalMove,
+    InvalidGroupMessage,
+    InvalidReply,
+)
 from uvicorn_worker.http11.upgrade import Upgrade, UpgradedProtocol
 from uvicorn_worker.run import run
 
@@ -14,13 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClientDisconnected",
+    "GroupsUnavailable",
     "IllegalMove",
+    "InvalidGroupMessage",
     "InvalidReply",
     "Upgrade",
     "UpgradedProtocol",
     "UvicornH11Worker",
     "UvicornWorker",
     "__version__",
+    "groups",
     "run",
 ]
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 from uvicorn_worker import migration
 from uvicorn_worker.errors import InvalidOption
@@ -66,6 +67,46 @@ DEFLATE_FROM = 1024
 DEFLATE_WINDOW_BITS = 12
 DEFLATE_MEMORY_LEVEL = 5
 
+#: Bytes of UTF-8 of the name of a group.
+GROUP_NAME_BYTES = 512
+
+#: The largest that a message to a group may be set to be, in bytes: workers take frames of each other up to this, as
+#: another generation of them may have other settings.
+GROUP_MESSAGE_BOUND = 256 * 1024 * 1024
+
+#: Seconds that a new worker waits for the others to say that they know it.
+GROUPS_JOIN_TIME = 1.0
+
+#: Bytes that may wait for a worker until senders wait for it, and seconds that they do, at most.
+PEER_BACKLOG = 1024 * 1024
+PEER_PATIENCE = 1.0
+
+#: Bytes that may wait for a worker until messages are dropped for it.
+PEER_BOUND = 8 * 1024 * 1024
+
+#: Groups of which a worker is told that it has missed messages; where there are more, it is told so of all.
+PEER_MISSED_GROUPS = 1000
+
+#: Bytes that are gathered for other workers until they are written without waiting for the end of the loop's turn.
+PEER_BATCH = 256 * 1024
+
+#: Seconds between two times that a worker writes to the others, as long as it has several messages each time.
+PEER_PACE = 0.001
+
+#: Seconds until a worker that could not be reached is tried again.
+PEER_RETRY = 0.1
+
+#: Seconds that what was sent may take to leave when the worker stops.
+PEER_FLUSH_TIME = 0.5
+
+#: Bytes of messages to groups, sent or received, after which the loop is let turn, each write to a member counting for
+#: some.
+TURN_BYTES = 64 * 1024
+DELIVERY_BYTES = 64
+
+#: Seconds that a member which was closed because it reads too slowly may take to read what it was sent.
+SLOW_CLOSE_TIME = 5.0
+
 #: File descriptors that are kept back from connections, for logs, files and the application's own sockets.
 RESERVED_DESCRIPTORS = 64
 
@@ -117,6 +158,15 @@ class Settings:
     ws_per_message_deflate: bool = True
     #: Whether compression goes by the messages before, too, for some 35 KiB of memory a WebSocket.
     ws_context_takeover: bool = False
+
+    #: The URL of the engine that brings messages of groups to all workers.
+    groups: str = "local://"
+    #: Bytes of a message to a group.
+    groups_max_size: int = 16 * 1024 * 1024
+    #: Bytes of earlier messages to groups that may still wait for a member when another one comes.
+    groups_max_backlog: int = 1024 * 1024
+    #: What becomes of members that may have missed a message: ``'log'`` (they stay) or ``'close'``.
+    groups_gap: str = "log"
 
     #: An idle connection is closed after it (Gunicorn ``keepalive``); 0 means no keep-alive.
     keepalive: float = 2.0
@@ -334,6 +384,13 @@ def _at_least(minimum: int) -> Callable[[Any], int]:
     return convert
 
 
+def _groups_max_size(value: Any) -> int:
+    size = _at_least(1)(value)
+    if size > GROUP_MESSAGE_BOUND:
+        raise ValueError(f"expected {GROUP_MESSAGE_BOUND} or less")
+    return size
+
+
 def _one_of(*words: str) -> Callable[[Any], str]:
     def convert(value: Any) -> str:
         if value not in words:
@@ -352,6 +409,17 @@ def _ws(value: Any) -> bool:
     if not isinstance(value, str):
         return True  # A class of an implementation.
     return _one_of("auto", "websockets", "websockets-sansio", "wsproto", "none")(value) != "none"
+
+
+def _groups(value: Any) -> str:
+    """The URL of an engine, as its own module reads it."""
+    try:
+        scheme, host, path, query, fragment = urlsplit(value)
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError("expected a URL, as 'local://'") from None
+    if scheme != "local" or host or query or fragment or (path and not path.startswith("/")):
+        raise ValueError("expected 'local://', or 'local:///path/of/a/directory'")
+    return str(value)
 
 
 def _root_path(value: Any) -> str:
@@ -448,6 +516,10 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "ws_close_timeout": _seconds,
     "ws_per_message_deflate": _boolean,
     "ws_context_takeover": _boolean,
+    "groups": _groups,
+    "groups_max_size": _groups_max_size,
+    "groups_max_backlog": _at_least(1),
+    "groups_gap": _one_of("log", "close"),
 }
 
 #: Options by uvicorn's names whose fields of Settings have Gunicorn's.

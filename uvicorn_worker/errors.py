@@ -44,5 +44,13 @@ class BodyStalled(ClientDisconnected):
     """No byte of the request's body came for the seconds of Gunicorn's ``timeout`` while the application waited."""
 
 
+class InvalidGroupMessage(UvicornWorkerError, ValueError):
+    """The application asked groups for something that can't be done or sent; nothing of it was."""
+
+
+class GroupsUnavailable(UvicornWorkerError, ConnectionError):
+    """The engine of groups has been out of reach for too long to take what was sent."""
+
+
 class WorkerExit(SystemExit):
     """Ends the worker process from a signal handler, whatever code is running; no application's error."""

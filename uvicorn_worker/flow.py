@@ -17,6 +17,7 @@ class FlowControl:
 
     service: Service
     write_paused: bool
+    _owed: int
     _room: asyncio.Future[None] | None
     _transport: asyncio.Transport | None
     _waiting: Deadlines | None
@@ -26,7 +27,16 @@ class FlowControl:
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        self._owed = 0
         self._let_writers_go()
+
+    def backlog(self) -> int:
+        """Of messages to groups, the bytes that still wait for the client."""
+        return 0 if self._transport is None else min(self._owed, self._transport.get_write_buffer_size())
+
+    def owe(self, size: int) -> None:
+        """So many of the bytes that wait, or all if there are fewer, are of messages to groups."""
+        self._owed = size
 
     async def room_to_write(self) -> None:
         """Return when the client has read enough, or has gone."""

@@ -12,8 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
+from uvicorn_worker import groups
 from uvicorn_worker._types import Address, Application, Log
+from uvicorn_worker.broadcast.groups import Engine
+from uvicorn_worker.broadcast.local import LocalEngine
 from uvicorn_worker.clock import TICK, Clock
 from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, TOKEN, Settings
 from uvicorn_worker.errors import InvalidOption, RequestRefused
@@ -126,6 +130,11 @@ _CLASSES: Mapping[Interface, _Classes] = {
 }
 
 
+def engine_of(url: str, directory: str | None, log: Log) -> Engine:
+    """The engine for groups that ``url`` names; ``directory`` is where the workers of one master find each other."""
+    return LocalEngine(urlsplit(url).path or directory, log)
+
+
 class Server:
     """Serves an application on listening sockets until it is told to stop."""
 
@@ -142,7 +151,9 @@ class Server:
         threads: Executor | None = None,
         max_requests: int = 0,
         upgrades: Mapping[str, UpgradeHandler] = UPGRADES,
+        directory: str | None = None,
     ) -> None:
+        """``directory`` is where the workers of one master find each other; without one there are no others."""
         self._settings = settings
         self._listeners = list(listeners)
         self._log = log
@@ -170,6 +181,7 @@ class Server:
         self._service.on_less = self._less
         self._service.on_quota = self._quota_reached
         self._service.requests_left = max_requests or None
+        self._engine = engine_of(settings.groups, directory, log)
         self._ceiling = settings.worker_connections or _descriptor_ceiling()
         #: Connections that are accepted, and not made yet.
         self._connecting: set[asyncio.Task[None]] = set()
@@ -204,16 +216,21 @@ class Server:
         """Have the application start, serve until :meth:`stop`, let what is under way finish within
         ``graceful_timeout``, and have the application end. Raises :class:`StartupFailed`.
         """
-        if not await self._start_application():
-            return
-        self._tick()
-        self._accept_again()
+        service = self._service
+        groups.enrol(self._loop, service.groups)
         try:
+            if not await self._start_application():
+                return
+            await service.groups.start(self._engine)
+            self._tick()
+            self._accept_again()
             await self._drain(await self._stopping)
         finally:
             if self._ticking is not None:
                 self._ticking.cancel()
                 self._ticking = None
+            await self._engine.stop()
+            groups.dismiss(self._loop)
             if self._observer is not None:
                 self._observer.flush()
 
@@ -393,6 +410,7 @@ class Server:
                 await asyncio.sleep(0)
             listener.close()
         self._drain_connections()
+        service.groups.shed_held()
         await self._wait_for_quiet(end - reserve)
         for running in list(service.running):
             self._log.warning("Cancelled at the end of graceful_timeout: %s", running)

@@ -8,8 +8,9 @@ from contextvars import copy_context
 from typing import Any
 
 from uvicorn_worker._types import Application, Connection, Log, Observing, Running
+from uvicorn_worker.broadcast.groups import Groups
 from uvicorn_worker.clock import Clock
-from uvicorn_worker.config import SLICE, Settings
+from uvicorn_worker.config import SLICE, SLOW_CLOSE_TIME, Settings
 from uvicorn_worker.http11.wire import Prefixes, UsualPrefixes
 from uvicorn_worker.proxy import ProxyPolicy
 
@@ -25,6 +26,7 @@ class Service:
         "context",
         "create_task",
         "draining",
+        "groups",
         "head_waits",
         "held",
         "idle_waits",
@@ -41,6 +43,7 @@ class Service:
         "scheme",
         "settings",
         "slice_without_limits",
+        "slow_waits",
         "session_class",
         "stall_waits",
         "state",
@@ -83,9 +86,12 @@ class Service:
         self.stall_waits = clock.deadlines(settings.timeout)
         self.closing_waits = clock.deadlines(settings.timeout)
         self.linger_waits = clock.deadlines(settings.linger_timeout)
+        self.slow_waits = clock.deadlines(SLOW_CLOSE_TIME)
         self.ws_ping_waits = clock.deadlines(settings.ws_ping_interval)
         self.ws_pong_waits = clock.deadlines(settings.ws_ping_timeout)
         self.ws_close_waits = clock.deadlines(settings.ws_close_timeout)
+        #: What applications and their clients are members of.
+        self.groups = Groups(settings, log)
         #: What serves requests to switch protocols, by the lower-cased name of the protocol.
         self.upgrades: dict[bytes, Callable[[Any], Coroutine[Any, Any, None]]] = {}
         #: What is made of such a request, and of a WebSocket conversation: a subclass of each for the interface.

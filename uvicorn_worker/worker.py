@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
+from urllib.parse import urlsplit
 
 import uvloop
 from gunicorn import SERVER_SOFTWARE, sock
@@ -25,6 +26,7 @@ from gunicorn.workers.base import Worker
 
 from uvicorn_worker._types import Hooks
 from uvicorn_worker.access_log import AccessWriter, Entry
+from uvicorn_worker.broadcast.directory import Directory, own_directory
 from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings, read_options
 from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
@@ -37,6 +39,21 @@ from uvicorn_worker.tls import Contexts
 from uvicorn_worker.views import environ_of
 
 _CONTEXTS = Contexts(sock.ssl_context)
+
+#: Where the workers of this master find each other, by the masters' pids: a worker may become one itself.
+_directories: dict[int, Directory] = {}
+
+
+def directory_of_master(cfg: Any, url: str) -> str:
+    """Where the workers of this master find each other, made where there is none; raises ``OSError``."""
+    path = urlsplit(url).path
+    if path:
+        return own_directory(path, cfg.uid, cfg.gid)
+    pid = os.getpid()
+    if pid not in _directories or not os.path.isdir(_directories[pid].path):
+        former = os.environ.get("GUNICORN_PID")  # of the master that this takes over from (USR2)
+        _directories[pid] = Directory.of_master(cfg.worker_tmp_dir, cfg.uid, cfg.gid, int(former) if former else None)
+    return _directories[pid].path
 
 
 class UvicornWorker(Worker):
@@ -92,10 +109,15 @@ class UvicornWorker(Worker):
         """
         super().__init__(*arguments, **more)
         self._error: InvalidOption | None = None
+        self._directory: str | None = None
         try:
             self._tls = _CONTEXTS.context_of(self.cfg, self.log) if self.cfg.is_ssl else None
+            self._directory = directory_of_master(self.cfg, self._settings_of(self.cfg).groups)
         except InvalidOption as error:
             self._error = error
+        except OSError as error:
+            reason = f"the workers have no directory to find each other in: {error}"
+            self._error = InvalidOption(f"worker_tmp_dir = {self.cfg.worker_tmp_dir!r}: {reason}")
 
     def init_process(self) -> None:
         """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
@@ -225,6 +247,7 @@ class UvicornWorker(Worker):
             threads=self._threads,
             max_requests=self.max_requests if self.cfg.max_requests else 0,
             upgrades=self.UPGRADES,
+            directory=self._directory,
         )
         self._stop_if_told()
         return self._server

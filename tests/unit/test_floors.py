@@ -17,12 +17,14 @@ ROOT = Path(uvicorn_worker.__file__).parent
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version"},
-    1: {"config", "clock"},
-    2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"},
-    3: {"access_log", "proxied", "service", "tls", "websocket.handshake", "websocket.reader"},
-    4: {"http11.body", "flow", "views"},
+    1: {"config", "clock", "broadcast.codec", "broadcast.directory"},
+    2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"}
+    | {"broadcast.groups", "broadcast.mesh"},
+    3: {"access_log", "groups", "proxied", "service", "tls", "websocket.handshake", "websocket.reader"}
+    | {"broadcast.peers", "interfaces.messages"},
+    4: {"broadcast.local", "http11.body", "flow", "views"},
     5: {"http11.exchange"},
-    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "websocket.session"},
+    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
     7: {"http11.protocol", "websocket.protocol"}
     | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
     8: {"observe"},
@@ -31,7 +33,7 @@ FLOORS: dict[int, set[str]] = {
 }
 
 #: Packages that hold modules and nothing else.
-EMPTY = {"http11.__init__", "interfaces.__init__", "websocket.__init__"}
+EMPTY = {"broadcast.__init__", "http11.__init__", "interfaces.__init__", "websocket.__init__"}
 
 #: The highest of the floors that know no loop and no socket.
 HIGHEST_PURE_FLOOR = 2

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import pytest
 import uvloop
 
+from uvicorn_worker.broadcast.groups import Engine
 from uvicorn_worker.clock import Clock, Deadlines
 from uvicorn_worker.config import Settings
 from uvicorn_worker.http11.exchange import Exchange
@@ -313,6 +314,8 @@ class Worker:
         self._wall = 0.0
         self.settings = Settings(**({"server_header": b"", "date_header": False} | settings))
         self.service = Service(app, self.settings, self.log, self.loop, self.clock)
+        self.engine = self.service.groups.engine = Engine()
+        self.engine.sink = self.service.groups
         self.service.upgrades = {name.encode(): handler for name, handler in UPGRADES.items()}
         self.service.upgrade_class = Upgrade
         self.service.session_class = ChannelsSession
@@ -341,6 +344,7 @@ class Worker:
         self.service.draining = True
         for connection in list(self.service.connections):
             connection.drain()
+        self.service.groups.shed_held()
 
     async def end_grace(self) -> None:
         """What a server does some time after it has asked its connections to drain."""
@@ -368,6 +372,7 @@ class Worker:
         assert not self.service.connections
         assert not self.service.running
         assert self.waiting == 0
+        assert not self.service.groups.memberships
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
 

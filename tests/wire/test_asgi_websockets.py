@@ -63,6 +63,8 @@ async def test_the_scope_is_that_of_the_specification(serve: Serve) -> None:
     _, client = await ask(serve, app, "Sec-WebSocket-Protocol: a, b", "X-A: 1", path="/a%20b?c")
     [scope] = app.scopes
     headers = scope.pop("headers")
+    groups = scope["extensions"].pop("uvicorn_worker.groups")
+    assert list(groups) == ["channel", "send"]
     assert scope == {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": "2.5"},

@@ -203,7 +203,7 @@ async def test_the_message_says_what_was_asked(serve: Serve) -> None:
                 "server": ("192.0.2.1", 80),
                 "client": ("192.0.2.7", 50007),
             },
-            {"reply"},
+            {"reply", "groups"},
         )
     ]
 

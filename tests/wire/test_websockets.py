@@ -47,7 +47,7 @@ async def test_the_messages_say_what_has_happened(serve: Serve) -> None:
     socket = await connect(serve(app, root_path="/mount"), "/a%20b?q=%20", "Sec-WebSocket-Protocol: chat, tea", "X: y")
     await socket.ask(text("hello") + binary(b"\0"), close(4000, "bye"))
     connected, channels, names = messages[0]
-    assert names == {"reply"}
+    assert names == {"reply", "groups"}
     assert all(message[1] is channels for message in messages)
     assert connected.pop("headers")[-2:] == [[b"sec-websocket-protocol", b"chat, tea"], [b"x", b"y"]]
     assert connected == {

@@ -57,6 +57,18 @@ class Wire(BodyWire, Protocol):
         """Return when the client has read enough, or has gone."""
         ...
 
+    def backlog(self) -> int:
+        """Of messages to groups, the bytes that still wait for the client."""
+        ...
+
+    def owe(self, size: int) -> None:
+        """So many of the bytes that wait, or all if there are fewer, are of messages to groups."""
+        ...
+
+    def abort(self) -> None:
+        """Close now, whatever is under way."""
+        ...
+
     def go_on(self, exchange: Exchange) -> None:
         """The exchange is over, its request read and its reply written: turn to the next."""
         ...
@@ -249,6 +261,9 @@ class Exchange(RequestBody):
 
     def _finish(self) -> None:
         self.reply = FINISHED
+        groups = self.connection.service.groups
+        if groups.memberships:
+            groups.leave(self)
         self._end_if_read()
 
     def _end_if_read(self) -> None:

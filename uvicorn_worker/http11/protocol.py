@@ -37,6 +37,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
     __slots__ = (
         "_exchange",
         "_last_chance",
+        "_owed",
         "_queue",
         "_reading_paused",
         "_room",
@@ -58,6 +59,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         self.template = exchange_class.template_for(service, client, server)
         self.trust = service.proxies.trust_in(client)
         self.write_paused = False
+        self._owed = 0
         #: Whether the client sends no more.
         self.has_ended = False
         #: The exchange that is being answered, and those behind it, with what is refused after them.

@@ -12,20 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn_worker._types import Address, Application, Message, ReplyFields
+from uvicorn_worker.broadcast.groups import Delivery
 from uvicorn_worker.config import COPY_BOUND, FILE_PIECE
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, READING
-from uvicorn_worker.http11.exchange import FINISHED, GONE, OPEN, WAITING, Exchange
+from uvicorn_worker.http11.exchange import FINISHED, GONE, OPEN, WAITING
 from uvicorn_worker.http11.wire import CONTENT_LENGTH, LAST_LENGTH_LINES, LINES, bytes_of
-from uvicorn_worker.interfaces.scope import is_of_disconnect, scope_of, template_for, tls_extension
+from uvicorn_worker.interfaces.reply import GroupReply
+from uvicorn_worker.interfaces.scope import GroupsExtension, is_of_disconnect, scope_of, template_for, tls_extension
 from uvicorn_worker.memo import Memo
 from uvicorn_worker.service import Service
-
-if TYPE_CHECKING:
-    _OverExchange = Exchange
-else:
-    _OverExchange = object
 
 _LENGTHS: Memo[bytes, int] = Memo(lambda value: framing.parse_content_length([value]), lambda value: len(value) <= 5)
 
@@ -43,7 +40,7 @@ BODY_DUE, BODY, DISCONNECT = Received
 Start = tuple[bytes | None, int | None, Message, ReplyFields]
 
 
-class HTTPASGI(_OverExchange):
+class HTTPASGI(GroupsExtension, GroupReply):
     """Makes an exchange the ``receive`` and the ``send`` of its own request."""
 
     if not TYPE_CHECKING:
@@ -269,6 +266,19 @@ class HTTPASGI(_OverExchange):
         finally:
             await in_thread(None, file.close)
 
+    # What groups ask for.
+
+    def _take_the_long_way(self) -> None:
+        super()._take_the_long_way()
+        if self.held_start is not None:
+            self.held_start = None, None, *self.held_start[2:]
+
+    def deliver(self, delivery: Delivery) -> None:
+        self._begin()
+        super().deliver(delivery)
+        if self.reply is FINISHED:
+            self._end_receiving()
+
     # The end of the call, and of the client.
 
     def _application_returned(self) -> None:
@@ -302,6 +312,7 @@ class HTTPASGI(_OverExchange):
         self.client_ended()
 
     def client_ended(self) -> None:
+        super().client_ended()
         self._end_receiving()
         grace = self.connection.service.settings.disconnect_grace
         if grace is not None and self.reply is not FINISHED:

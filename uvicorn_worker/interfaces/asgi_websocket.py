@@ -10,12 +10,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._types import Message, ReplyFields
+from uvicorn_worker.broadcast.groups import Delivery
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 from uvicorn_worker.http11.exchange import WAITING, Exchange
 from uvicorn_worker.http11.wire import bytes_of, list_fields
-from uvicorn_worker.interfaces.scope import is_of_disconnect, scope_of
-from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
-from uvicorn_worker.websocket.session import ASKED, NORMAL_CLOSURE, OPEN, Session
+from uvicorn_worker.interfaces.scope import GROUPS, GroupsExtension, is_of_disconnect, scope_of
+from uvicorn_worker.websocket.frames import BINARY, NORMAL_CLOSURE, TEXT, check_close
+from uvicorn_worker.websocket.session import ASKED, OPEN, Session
 
 if TYPE_CHECKING:
     _OverSession = Session
@@ -23,14 +24,16 @@ else:
     _OverSession = object
 
 
-class WebSocketASGI(_OverSession):
+class WebSocketASGI(GroupsExtension, _OverSession):
     """Makes a session the ``receive`` and the ``send`` of its own WebSocket."""
 
     if not TYPE_CHECKING:
         __slots__ = ()  # The session's class has them.
 
-    SLOTS = ("_denial", "_events", "_offered", "_received", "_request", "_sizes", "_taken", "_waiters")
+    SLOTS = ("_denial", "_early", "_events", "_offered", "_received", "_request", "_sizes", "_taken", "_waiters")
 
+    #: What was delivered before the handshake is answered.
+    _early: list[Delivery]
     #: What was received by the server, and not yet by the application.
     _events: deque[Message]
     #: How many messages the server has received, and how many of these the application; the sizes of large ones
@@ -50,6 +53,7 @@ class WebSocketASGI(_OverSession):
         self._events = deque(({"type": "websocket.connect"},))
         self._received = self._taken = 0
         self._sizes = {}
+        self._early = []
         self._waiters = []
         self._denial = None
         self._request = request
@@ -60,7 +64,7 @@ class WebSocketASGI(_OverSession):
         scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
         scope["subprotocols"] = subprotocols
         tls = scope["extensions"].get("tls")
-        scope["extensions"] = {"websocket.http.response": {}} | ({"tls": tls} if tls else {})
+        scope["extensions"] = {"websocket.http.response": {}, GROUPS: self} | ({"tls": tls} if tls else {})
         return self.service.app(scope, self.receive, self.send)
 
     # Events.
@@ -181,6 +185,17 @@ class WebSocketASGI(_OverSession):
         request.write(body, finish=not more)
         if more:
             await request.drain()
+
+    def deliver_early(self, delivery: Delivery) -> None:
+        # The application is to answer, and may want a subprotocol.
+        self._early.append(delivery)
+        if sum(len(kept.body) for kept in self._early) > self.service.settings.groups_max_backlog:
+            self.reject(HTTPStatus.SERVICE_UNAVAILABLE, (), b"")
+
+    def opened(self) -> None:
+        early, self._early = self._early, []
+        for delivery in early:
+            self.deliver(delivery)
 
     def raised(self, error: BaseException) -> None:
         if self.state <= OPEN or not is_of_disconnect(error):

@@ -4,56 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 from collections.abc import Coroutine
 from functools import partial
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._types import Address, Application, Message
 from uvicorn_worker.config import RECEIVE_GRACE
 from uvicorn_worker.errors import InvalidReply, WorkerExit
 from uvicorn_worker.http11.body import ABSENT
-from uvicorn_worker.http11.exchange import FINISHED, WAITING, Exchange
-from uvicorn_worker.http11.wire import bytes_of
+from uvicorn_worker.http11.exchange import FINISHED, Exchange
+from uvicorn_worker.interfaces.messages import not_utf8
+from uvicorn_worker.interfaces.reply import GroupReply
 from uvicorn_worker.service import Service
-from uvicorn_worker.websocket.frames import BINARY, TEXT, check_close
-from uvicorn_worker.websocket.session import NORMAL_CLOSURE, OPEN, OVER, Session
+from uvicorn_worker.websocket.frames import TEXT
+from uvicorn_worker.websocket.session import OPEN, OVER, Session
 
 if TYPE_CHECKING:
-    _OverExchange = Exchange
     _OverSession = Session
 else:
-    _OverExchange = _OverSession = object
+    _OverSession = object
 
 
-_KEYS = frozenset(("status", "headers", "content", "more_content"))
-
-# What can be sent once the handshake was accepted; what can accept it; and what can reject it without a status.
-_OPEN_KEYS = frozenset(("text", "bytes", "close", "reason"))
-_ACCEPT_KEYS = _OPEN_KEYS | {"accept", "subprotocol", "headers"}
-_REJECT_KEYS = frozenset(("accept", "headers", "close", "reason"))
-
-
-class Named:
-    """Gives a channel its name."""
-
-    if not TYPE_CHECKING:
-        __slots__ = ()  # The channel has the attribute.
-
-    _name: str
-
-    @property
-    def name(self) -> str:
-        """The channel's name, unique among all channels of all processes."""
-        try:
-            return self._name
-        except AttributeError:  # Few channels are ever asked for it.
-            self._name = secrets.token_urlsafe(16)
-            return self._name
-
-
-class HTTPChannels(Named, _OverExchange):
+class HTTPChannels(GroupReply):
     """Makes an exchange the ``reply`` and the ``body`` channel of its own request."""
 
     __slots__ = ()
@@ -64,8 +36,8 @@ class HTTPChannels(Named, _OverExchange):
         message["path"], message["raw_path"], message["query_string"], _ = self.target
         message["headers"] = self.headers
         if self.body is ABSENT:
-            return app(message, {"reply": self})
-        return app(message, {"reply": self, "body": self})
+            return app(message, {"reply": self, "groups": self.connection.service.groups})
+        return app(message, {"reply": self, "groups": self.connection.service.groups, "body": self})
 
     @classmethod
     def template_for(cls, service: Service, client: Address | None, server: Address | None) -> Message:
@@ -96,19 +68,9 @@ class HTTPChannels(Named, _OverExchange):
             content = message.get("content")
         except AttributeError:
             raise InvalidReply(f"a message is a dict, not {message!r:.100}") from None
-        if type(content) is not bytes:
-            content = _content_of(message)
-        more_content = message.get("more_content")
-        if "status" in message:
-            if not more_content:
-                return self.send_whole(message["status"], message.get("headers", ()), content)
-            self.start(message["status"], message.get("headers", ()))
-            if content:
-                self.write(content)
-        elif self.reply is WAITING:
-            raise InvalidReply("the first message of a reply must have a status")
-        else:
-            self.write(content, finish=not more_content)
+        if type(content) is bytes and "status" in message and not message.get("more_content"):
+            return self.send_whole(message["status"], message.get("headers", ()), content)
+        self.answer(message)
         connection = self.connection
         if connection.write_paused or (self.reply is not FINISHED and connection.is_closing()):
             await self.drain()
@@ -122,7 +84,7 @@ class HTTPChannels(Named, _OverExchange):
         return {"content": content, "more_content": more_content}
 
 
-class WebSocketChannels(Named, _OverSession):
+class WebSocketChannels(_OverSession):
     """Makes a session the ``reply`` channel of its own WebSocket, and each event a call."""
 
     if not TYPE_CHECKING:
@@ -149,7 +111,7 @@ class WebSocketChannels(Named, _OverSession):
         self.calls = {}
         self.sizes = {}
         self._is_watched = False
-        self.channels = {"reply": self}
+        self.channels = {"reply": self, "groups": self.service.groups}
         self._connecting = getattr(request, "task", None)  # It has none yet where a task factory runs it at once.
         message = request.template.copy()
         del message["method"]
@@ -176,6 +138,12 @@ class WebSocketChannels(Named, _OverSession):
 
     def opened(self) -> None:
         self.service.running.add(self)
+
+    def unanswered(self) -> None:
+        if self.service.groups.has_member(self):
+            self.accept(None, ())
+        else:
+            super().unanswered()
 
     def returned(self) -> None:
         self._connecting = None
@@ -263,88 +231,8 @@ class WebSocketChannels(Named, _OverSession):
             try:
                 self.wire.send(TEXT, text.encode())
             except UnicodeEncodeError as error:
-                raise _not_utf8(error) from None
+                raise not_utf8(error) from None
         else:
-            self._send_unusual(message)
+            self.answer(message)
         if self.state is OPEN and (self.wire.write_paused or self.wire.is_closing()):
             await self.drain()
-
-    def _send_unusual(self, message: Message) -> None:
-        """Send whatever it is; raises having sent nothing."""
-        self.check_open()
-        if "status" in message:
-            return self._send_response(message)
-        accept = message.get("accept")
-        if accept is not None and not isinstance(accept, bool):
-            raise InvalidReply(f"accept must be true or false, not {accept!r:.100}")
-        payload = _payload_of(message)
-        close = _close_of(message)
-        if payload is None and close is None and accept is None:
-            _check_keys(message, _ACCEPT_KEYS | {"status"}, "a WebSocket")
-            raise InvalidReply("the message asks for nothing: it has no accept, text, bytes, close or status that does")
-        if self.state is OPEN:
-            if not message.keys() <= _OPEN_KEYS:
-                _check_keys(message, _ACCEPT_KEYS, "a WebSocket")
-                self.check_asked()
-        elif accept or payload is not None:
-            _check_keys(message, _ACCEPT_KEYS, "a message that accepts")
-            if accept is False:
-                raise InvalidReply("accept: False rejects the handshake, and nothing can be sent with that")
-            self.accept(message.get("subprotocol"), message.get("headers") or ())
-        else:
-            _check_keys(message, _REJECT_KEYS, "a message that rejects")
-            return self.reject(HTTPStatus.FORBIDDEN, message.get("headers") or (), b"")
-        if payload is not None:
-            self.wire.send(*payload)
-        if close is not None:
-            self.close(*close)
-
-    def _send_response(self, message: Message) -> None:
-        """Reject the handshake with the response that ``message`` is."""
-        content = _content_of(message)
-        if message.get("more_content"):
-            raise InvalidReply("a response to a WebSocket handshake is sent whole, without more_content")
-        self.reject(message["status"], message.get("headers", ()), content)
-
-
-def _check_keys(message: Message, known: frozenset[str], what: str) -> None:
-    if not message.keys() <= known:
-        raise InvalidReply(f"{what} has no {min(message.keys() - known)!r}; its keys are {', '.join(sorted(known))}")
-
-
-def _content_of(message: Message) -> bytes:
-    """The content of a message that has none, or not as ``bytes``."""
-    content = message.get("content", b"")
-    _check_keys(message, _KEYS, "a reply")
-    return bytes_of(content, "content")
-
-
-def _not_utf8(error: UnicodeEncodeError) -> InvalidReply:
-    return InvalidReply(f"text must be Unicode that UTF-8 can carry: {error}")
-
-
-def _payload_of(message: Message) -> tuple[int, bytes] | None:
-    """The kind and the payload of what is to be sent, if anything is."""
-    text, data = message.get("text"), message.get("bytes")
-    if text is not None and data is not None:
-        raise InvalidReply("a message is either text or bytes, and not both")
-    if text is not None:
-        if not isinstance(text, str):
-            raise InvalidReply(f"text must be a str, not {text!r:.100}")
-        try:
-            return TEXT, text.encode()
-        except UnicodeEncodeError as error:
-            raise _not_utf8(error) from None
-    if data is None:
-        return None
-    return BINARY, bytes_of(data, "bytes")
-
-
-def _close_of(message: Message) -> tuple[int, str] | None:
-    """The code and the reason, if the message closes."""
-    close, reason = message.get("close"), message.get("reason")
-    if close is None or close is False:
-        if reason is not None:
-            raise InvalidReply("a reason goes with close")
-        return None
-    return check_close(NORMAL_CLOSURE if close is True else close, "" if reason is None else reason)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import ssl
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._types import Address, Message
+from uvicorn_worker.broadcast.groups import Groups
 from uvicorn_worker.errors import ClientDisconnected
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.service import Service
 
 VERSIONS = {"version": "3.0", "spec_version": "2.5"}
 
-#: What an application may send beside the start and the body of a response.
+#: The name of the extension that has the connection's channel, and what speaks to groups.
+GROUPS = "uvicorn_worker.groups"
+
+#: What an application may send beside the start and the body of a response, with a place for what is each request's.
 _EXTENSIONS: dict[str, Any] = {
+    GROUPS: None,
     "http.response.early_hint": {},
     "http.response.pathsend": {},
     "http.response.trailers": {},
@@ -40,6 +46,39 @@ _SPECIAL = re.compile(r'([,+"\\<>;]|^[# ]| $)')
 _DISCONNECTS = frozenset(("ClientDisconnect", "WebSocketDisconnect"))
 
 _TLS_VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+
+
+class GroupsExtension:
+    """Makes an exchange or a session what ``scope['extensions']`` has for groups: a mapping of ``channel``, its name,
+    and ``send``.
+
+    A dictionary for each request would be made for nothing nearly always, and so would a name.
+    """
+
+    if not TYPE_CHECKING:
+        __slots__ = ()
+
+    groups: Groups
+    name: str
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "channel":
+            return self.name
+        if key == "send":
+            return self.groups.send
+        raise KeyError(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def keys(self) -> tuple[str, str]:
+        return ("channel", "send")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
 
 
 def template_for(service: Service, client: Address | None, server: Address | None) -> Message:
@@ -75,7 +114,8 @@ def scope_of(request: Exchange) -> Message:
         scope["raw_path"] = root_path.encode() + scope["raw_path"]
     scope["headers"] = request.headers
     scope["state"] = state.copy() if state else {}
-    scope["extensions"] = scope["extensions"].copy()
+    extensions = scope["extensions"] = scope["extensions"].copy()
+    extensions[GROUPS] = request
     return scope
 
 

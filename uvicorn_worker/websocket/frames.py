@@ -16,6 +16,13 @@ BINARY = 0x82
 #: The same of one that closes.
 CLOSE = 0x88
 
+#: Close codes (RFC 6455 section 7.4.1), ABNORMAL being the one that stands for none.
+NORMAL_CLOSURE = 1000
+ABNORMAL = 1006
+INTERNAL_ERROR = 1011
+SERVICE_RESTART = 1012
+TRY_AGAIN_LATER = 1013
+
 #: The longest payload whose length fits into the second byte.
 LONGEST_SHORT = 125
 

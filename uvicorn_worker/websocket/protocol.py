@@ -20,10 +20,18 @@ from uvicorn_worker.config import COPY_BOUND, DEFLATE_FROM, RECEIVE_GRACE
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.flow import FlowControl
 from uvicorn_worker.http11.upgrade import Upgrade
-from uvicorn_worker.websocket.frames import BINARY, LONGEST_SHORT, TEXT, head
+from uvicorn_worker.websocket.frames import (
+    ABNORMAL,
+    BINARY,
+    LONGEST_SHORT,
+    SERVICE_RESTART,
+    TEXT,
+    TRY_AGAIN_LATER,
+    head,
+)
 from uvicorn_worker.websocket.handshake import VERSION_FIELDS, Handshake, accepting_fields, negotiate
 from uvicorn_worker.websocket.reader import CLOSING, HELD, OVER, PART, MessageReader
-from uvicorn_worker.websocket.session import ABNORMAL, SERVICE_RESTART, Session
+from uvicorn_worker.websocket.session import Session
 
 _HEADS = {kind: [head(kind, size) for size in range(LONGEST_SHORT + 1)] for kind in (TEXT, BINARY)}
 
@@ -51,6 +59,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
 
     __slots__ = (
         "_compresses_from",
+        "_owed",
         "_pending",
         "_room",
         "_session",
@@ -76,6 +85,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         if handshake.library.extensions:
             self._compresses_from = 0 if service.settings.ws_context_takeover else DEFLATE_FROM
         self.write_paused = False
+        self._owed = 0
         self._room: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._waiting: Deadlines | None = None
@@ -221,6 +231,11 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
                 self._wait_for_client(pongs)
             else:
                 self._wait_for_ping()
+        elif deadlines is self.service.slow_waits:
+            if self._transport.get_write_buffer_size():
+                self._transport.abort()
+            else:
+                self._wait_for_client(self.service.ws_close_waits)
         elif self._transport.get_write_buffer_size() < self._unsent:
             self._wait_for_client(deadlines)
         elif deadlines is not pongs:
@@ -241,6 +256,11 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         self._phase = CLOSING
         self._let_writers_go()
         self._wait_for_client(self.service.ws_close_waits)
+
+    def close_slow(self) -> None:
+        self.close(TRY_AGAIN_LATER, "reads too slowly")
+        if self._transport is not None:
+            self._wait(self.service.slow_waits)
 
     def _end(self, received: Close | None = None) -> None:
         self._over(received)

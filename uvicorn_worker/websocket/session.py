@@ -7,15 +7,19 @@ that was accepted, CLOSING when the server has said so, and OVER when there is n
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any, Protocol
 
-from uvicorn_worker._types import ReplyFields
-from uvicorn_worker.errors import ClientDisconnected, IllegalMove, WorkerExit
+from uvicorn_worker._types import Message, ReplyFields
+from uvicorn_worker.broadcast.groups import Delivery, Groups
+from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply, WorkerExit
 from uvicorn_worker.http11.exchange import WAITING, Exchange
+from uvicorn_worker.interfaces import messages
 from uvicorn_worker.service import Service
+from uvicorn_worker.websocket.frames import INTERNAL_ERROR, SERVICE_RESTART
 
 
 class State(IntEnum):
@@ -27,12 +31,6 @@ class State(IntEnum):
 
 # A global is looked up in a fraction of the time of an attribute of the enumeration, which is tested all the time.
 ASKED, OPEN, CLOSING, OVER = State
-
-#: Close codes (RFC 6455 section 7.4.1), ABNORMAL being the one that stands for none.
-NORMAL_CLOSURE = 1000
-ABNORMAL = 1006
-INTERNAL_ERROR = 1011
-SERVICE_RESTART = 1012
 
 _PLAIN_TEXT = ((b"content-type", b"text/plain; charset=utf-8"),)
 
@@ -56,8 +54,24 @@ class Wire(Protocol):
         """Send a message, text or binary as ``kind`` of ``websocket.frames`` says."""
         ...
 
+    def write(self, data: bytes, /) -> None:
+        """Send frames, once the handshake was accepted."""
+        ...
+
+    def backlog(self) -> int:
+        """Of messages to groups, the bytes that still wait for the client."""
+        ...
+
+    def owe(self, size: int) -> None:
+        """So many of the bytes that wait, or all if there are fewer, are of messages to groups."""
+        ...
+
     def close(self, code: int, reason: str) -> None:
         """Begin the closing handshake."""
+        ...
+
+    def close_slow(self) -> None:
+        """Begin it with a client that reads too slowly, and has less time than others for its part."""
         ...
 
     def is_closing(self) -> bool:
@@ -144,9 +158,13 @@ class Session:
                 raise
             self.raised(error)
         if self.state is ASKED and request.reply is WAITING:
-            self.service.log.warning("The application returned without an answer, which rejects: %s", self)
-            self.reject(HTTPStatus.FORBIDDEN, (), b"")
+            self.unanswered()
         self.returned()
+
+    def unanswered(self) -> None:
+        """The call for the handshake has returned without an answer."""
+        self.service.log.warning("The application returned without an answer, which rejects: %s", self)
+        self.reject(HTTPStatus.FORBIDDEN, (), b"")
 
     def raised(self, error: BaseException) -> None:
         """A call of the application has raised ``error``."""
@@ -192,6 +210,7 @@ class Session:
     def close(self, code: int, reason: str) -> None:
         """Close an open conversation; nothing can be sent any more."""
         self.state = CLOSING
+        self.service.groups.leave(self)
         self.wire.close(code, reason)
 
     def over(self, code: int, reason: str) -> None:
@@ -199,6 +218,7 @@ class Session:
         else as was said to it."""
         if self.state is not OVER:
             self.state = OVER
+            self.service.groups.leave(self)
             self.disconnected(code, reason)
 
     async def drain(self) -> None:
@@ -211,3 +231,103 @@ class Session:
             await wire.room_to_write()
         if self.state is OVER:
             self.check_open()
+
+    # As a channel.
+
+    @property
+    def groups(self) -> Groups:
+        return self.service.groups
+
+    @property
+    def name(self) -> str:
+        """The channel's name, unique among all channels of all processes."""
+        try:
+            return self._name
+        except AttributeError:  # Few channels are ever asked for it.
+            groups = self.service.groups
+            self._name = groups.name(self) if self.state <= OPEN else groups.new_name()
+            return self._name
+
+    def answer(self, message: Message) -> None:
+        """Send what ``message`` says, in the words of ``channels['reply'].send``, waiting for nothing.
+
+        Raises :class:`InvalidReply`, :class:`IllegalMove` or :class:`ClientDisconnected`, having sent nothing.
+        """
+        self.check_open()
+        if "status" in message:
+            return self._respond(message)
+        accept = message.get("accept")
+        if accept is not None and not isinstance(accept, bool):
+            raise InvalidReply(f"accept must be true or false, not {accept!r:.100}")
+        payload = messages.payload_of(message)
+        close = messages.close_of(message)
+        if payload is None and close is None and accept is None:
+            messages.check_keys(message, messages.ACCEPT_KEYS | {"status"}, "a WebSocket")
+            raise InvalidReply("the message asks for nothing: it has no accept, text, bytes, close or status that does")
+        if self.state is OPEN:
+            if not message.keys() <= messages.OPEN_KEYS:
+                messages.check_keys(message, messages.ACCEPT_KEYS, "a WebSocket")
+                self.check_asked()
+        elif accept or payload is not None:
+            messages.check_keys(message, messages.ACCEPT_KEYS, "a message that accepts")
+            if accept is False:
+                raise InvalidReply("accept: False rejects the handshake, and nothing can be sent with that")
+            self.accept(message.get("subprotocol"), message.get("headers") or ())
+        else:
+            messages.check_keys(message, messages.REJECT_KEYS, "a message that rejects")
+            return self.reject(HTTPStatus.FORBIDDEN, message.get("headers") or (), b"")
+        if payload is not None:
+            self.wire.send(*payload)
+        if close is not None:
+            self.close(*close)
+
+    def _respond(self, message: Message) -> None:
+        """Reject the handshake with the response that ``message`` is."""
+        content = messages.content_of(message)
+        if message.get("more_content"):
+            raise InvalidReply("a response to a WebSocket handshake is sent whole, without more_content")
+        self.reject(message["status"], message.get("headers", ()), content)
+
+    # As a member of groups.
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Send what was sent to a group; raises as :meth:`answer`."""
+        frame = delivery.frame
+        if frame is None:
+            frame = delivery.frame = messages.frame_of(delivery.message)
+        wire = self.wire
+        if frame and self.state is OPEN and not wire.write_paused:
+            wire.write(frame)
+            if wire.write_paused:
+                wire.owe(sys.maxsize)
+        elif self.state is ASKED:
+            self.deliver_early(delivery)
+        else:
+            self._deliver_otherwise(delivery, frame)
+
+    def deliver_early(self, delivery: Delivery) -> None:
+        """The same before the handshake is answered, which this does."""
+        self.answer(delivery.message)
+
+    def _deliver_otherwise(self, delivery: Delivery, frame: bytes) -> None:
+        """The same where it is more than a frame, or the client reads slowly."""
+        self.check_open()
+        wire = self.wire
+        waiting = wire.backlog() if wire.write_paused else 0
+        if waiting > self.service.settings.groups_max_backlog:
+            self.service.groups.closed_slow(self, waiting)
+            self.state = CLOSING
+            wire.close_slow()
+            raise ClientDisconnected("it reads too slowly")
+        if frame:
+            wire.write(frame)
+        else:
+            self.answer(delivery.message)
+        wire.owe(waiting + len(frame or delivery.body))
+
+    def shed(self) -> None:
+        """Close, because it has missed something that was sent to a group."""
+        if self.state is OPEN:
+            self.close(SERVICE_RESTART, "messages may have been missed")
+        elif self.state is ASKED:
+            self.reject(HTTPStatus.SERVICE_UNAVAILABLE, (), b"")

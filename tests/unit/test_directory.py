@@ -1,0 +1,120 @@
+"""The directory in which the workers of one master find each other: who makes, shares and removes it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from uvicorn_worker.broadcast.directory import Directory, own_directory
+
+PID, UID, GID = os.getpid(), os.geteuid(), os.getegid()
+
+
+@pytest.fixture
+def base() -> Iterator[str]:
+    """A directory whose path is short."""
+    with tempfile.TemporaryDirectory() as path:
+        yield path
+
+
+def make(base: str, former: int | None = None) -> Directory:
+    return Directory.of_master(base, UID, GID, former)
+
+
+def die(directory: Directory) -> None:
+    """What becomes of it when its master and all workers are killed."""
+    os.close(directory._lock)
+
+
+def end(directory: Directory, master: int = PID) -> None:
+    """What becomes of it when a master ends, or a worker, which has everything from it."""
+    directory._remove(master)
+
+
+def test_a_directory_is_private_and_short(base: str) -> None:
+    directory = make(base)
+    status = os.stat(directory.path)
+    assert (stat.S_IMODE(status.st_mode), status.st_uid, os.path.dirname(directory.path)) == (0o700, UID, base)
+    assert len(directory.path) + len("/12345678.0123456789abcdef.tmp") <= 103
+    end(directory)
+    assert os.listdir(base) == []
+
+
+def test_a_directory_is_left_alone_while_its_master_lives_and_swept_when_that_was_killed(base: str) -> None:
+    living, killed = make(base), make(base)
+    Path(killed.path, "123.abc").touch()
+    die(killed)
+    new = make(base)
+    assert {living.path, new.path} == {str(path) for path in Path(base).iterdir()}
+    end(living)
+    end(new)
+
+
+def test_a_worker_removes_nothing_when_it_ends(base: str) -> None:
+    directory = make(base)
+    end(directory, master=PID + 1)
+    assert os.path.exists(directory.path)
+    end(directory)
+
+
+@pytest.mark.parametrize("old_ends_first", [True, False])
+def test_a_master_that_takes_over_shares_the_directory_and_the_last_removes_it(base: str, old_ends_first: bool) -> None:
+    other, old = make(base), make(base)
+    # As if it had been made by another process.
+    os.rename(old._marker(PID), old._marker(PID + 1))
+    os.unlink(other._marker(PID))
+    new = make(base, former=PID + 1)
+    assert new.path == old.path
+    os.rename(new._marker(PID), new._marker(PID + 2))
+    for directory, master in ((old, PID + 1), (new, PID + 2)) if old_ends_first else ((new, PID + 2), (old, PID + 1)):
+        assert os.path.exists(directory.path)
+        os.rename(directory._marker(master), directory._marker(PID))
+        end(directory)
+        die(directory)
+    assert not os.path.exists(old.path)
+    assert os.path.exists(other.path)
+
+
+def test_a_master_whose_former_one_has_no_directory_makes_one(base: str) -> None:
+    other = make(base)
+    new = make(base, former=PID + 1)
+    assert new.path != other.path
+    end(other)
+    end(new)
+
+
+def test_what_is_not_a_private_directory_of_this_user_is_neither_shared_nor_removed(base: str) -> None:
+    public = Path(base, "uvicorn-worker-1-1-public")
+    public.mkdir(mode=0o755)
+    public.chmod(0o755)
+    (public / f"{PID}.master").touch()
+    link = Path(base, "uvicorn-worker-1-1-link")
+    link.symlink_to(public)
+    Path(base, "uvicorn-worker-1-1-file").touch()
+    Path(base, "another").mkdir(mode=0o700)
+    before = set(os.listdir(base))
+    directory = make(base, former=PID)
+    assert os.path.basename(directory.path) not in before
+    end(directory)
+    assert set(os.listdir(base)) == before
+
+
+def test_a_base_that_is_too_long_for_sockets_is_left_for_another(base: str) -> None:
+    long = os.path.join(base, "x" * 60)
+    os.mkdir(long)
+    directory = make(long)
+    assert not directory.path.startswith(base)
+    end(directory)
+
+
+def test_a_directory_that_is_named_is_made_once_and_stays(base: str) -> None:
+    path = os.path.join(base, "run", "app")
+    assert own_directory(path, UID, GID) == own_directory(path, UID, GID) == path
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    with pytest.raises(OSError, match="too long"):
+        own_directory(os.path.join(base, "x" * 80), UID, GID)

@@ -1,0 +1,145 @@
+"""The directory in which the workers of one master find each other.
+
+It is the master's own, made before it forks, and locked as long as it or one of its workers lives: a directory whose
+lock can be had is of a master that was killed, and is swept by the next one. A master that takes over from another
+(Gunicorn's USR2) shares the other's directory, which has a file that is named after each master.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+
+#: The number says what workers speak to each other: those of another version have another directory.
+_PREFIX = "uvicorn-worker-1-"
+
+#: What the names of files end with that are named after masters.
+_MASTER = ".master"
+
+#: Bytes of the path of a directory: that of a Unix socket in it may have 103 on every system.
+_LONGEST_PATH = 103 - 30
+
+
+class Directory:
+    """A directory of this master's, or one that it shares."""
+
+    def __init__(self, path: str, lock: int) -> None:
+        self.path = path
+        #: A descriptor that holds the lock, and that workers inherit.
+        self._lock = lock
+
+    @classmethod
+    def of_master(cls, base: str | None, uid: int, gid: int, former: int | None) -> Directory:
+        """The directory for workers that run as ``uid`` and ``gid``: that of the master ``former``, if there is one
+        that this takes over from, or a new one in ``base``. What dead masters have left there is removed.
+
+        Raises ``OSError``.
+        """
+        base = _short_base(base)
+        owners = {os.geteuid(), uid}
+        _sweep(base, owners)
+        directory = None if former is None else cls._shared(base, former, owners)
+        while directory is None:
+            directory = cls._new(base, uid, gid)
+        os.close(os.open(directory._marker(os.getpid()), os.O_CREAT | os.O_WRONLY, 0o600))
+        atexit.register(directory._remove, os.getpid())
+        return directory
+
+    @classmethod
+    def _shared(cls, base: str, former: int, owners: set[int]) -> Directory | None:
+        """The directory that the master ``former`` uses."""
+        for path in _directories(base, owners):
+            if os.path.exists(os.path.join(path, f"{former}{_MASTER}")):
+                lock = _lock(path, fcntl.LOCK_SH)
+                if lock is not None:
+                    return cls(path, lock)
+        return None
+
+    @classmethod
+    def _new(cls, base: str, uid: int, gid: int) -> Directory | None:
+        path = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base)
+        lock = _lock(path, fcntl.LOCK_SH)
+        if lock is None or not os.path.exists(path):
+            return None  # Another master has swept it in this moment.
+        if (uid, gid) != (os.geteuid(), os.getegid()):
+            os.chown(path, uid, gid)
+        return cls(path, lock)
+
+    def _marker(self, master: int) -> str:
+        return os.path.join(self.path, f"{master}{_MASTER}")
+
+    def _remove(self, master: int) -> None:
+        """Remove it if it is the last master that does so; its workers, which have this from it, don't."""
+        if os.getpid() != master:
+            return
+        try:
+            os.unlink(self._marker(master))
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _lock(path: str, how: int) -> int | None:
+    """A descriptor that holds the lock of a directory, if it can be had.
+
+    What cleans up directories for temporary files leaves one alone that is locked (systemd-tmpfiles).
+    """
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, how | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def own_directory(path: str, uid: int, gid: int) -> str:
+    """The directory that an option names, made where it doesn't exist; nobody removes it. Raises ``OSError``."""
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise OSError(f"{path} is too long for a directory of Unix sockets: {_LONGEST_PATH} bytes are the most")
+    if not os.path.isdir(path):
+        os.makedirs(path, mode=0o700)
+        if (uid, gid) != (os.geteuid(), os.getegid()):
+            os.chown(path, uid, gid)
+    return path
+
+
+def _short_base(base: str | None) -> str:
+    """The first of some directories for temporary files that is no longer than the path of a socket allows."""
+    spare = _LONGEST_PATH - len(_PREFIX) - 20
+    for path in (base, tempfile.gettempdir(), "/dev/shm", "/tmp"):
+        if path and os.path.isdir(path) and len(os.fsencode(os.path.abspath(path))) <= spare:
+            return os.path.abspath(path)
+    raise OSError(f"no directory for temporary files has a path of {spare} bytes at most")
+
+
+def _directories(base: str, owners: set[int]) -> Iterator[str]:
+    """The directories of masters, as far as they are of one of the users, and private."""
+    with os.scandir(base) as entries:
+        for entry in entries:
+            if not entry.name.startswith(_PREFIX):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if stat.S_ISDIR(status.st_mode) and status.st_uid in owners and not status.st_mode & 0o077:
+                yield entry.path
+
+
+def _sweep(base: str, owners: set[int]) -> None:
+    """Remove the directories of masters that are gone with all their workers."""
+    for path in list(_directories(base, owners)):
+        lock = _lock(path, fcntl.LOCK_EX)
+        if lock is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
