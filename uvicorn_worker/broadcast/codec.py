@@ -32,6 +32,10 @@ _DOUBLE = struct.Struct("!d")
 #: Lists and dicts within each other.
 _MOST_LEVELS = 64
 
+#: The JSON of text and nothing else.
+_TEXT_BEGIN = b'{"text":"'
+_SHORTEST_TEXT = len(b'{"text":""}')
+
 _CONSTANTS = {b"n": None, b"t": True, b"f": False}
 _CONSTANT_TAGS = {None: b"n", True: b"t", False: b"f"}
 
@@ -132,6 +136,12 @@ def _add_content(parts: list[bytes], tag: bytes, content: bytes) -> None:
 def decode(body: bytes) -> Message:
     """The message that the bytes are of; raises :class:`InvalidGroupMessage`."""
     try:
+        if body.startswith(_TEXT_BEGIN) and body.endswith(b'"}') and len(body) >= _SHORTEST_TEXT:
+            # What comes nearly always. Without an escape and another quote it needs no parser, which costs six times
+            # as much.
+            text = body[len(_TEXT_BEGIN) : -2].decode()
+            if '"' not in text and "\\" not in text and text.isprintable():
+                return {"text": text}
         kind = body[0]
         if kind == _BYTES:
             return {"bytes": body[1:]}
