@@ -98,7 +98,7 @@ PEER_PACE = 0.001
 PEER_RETRY = 0.1
 
 #: Seconds that what was sent may take to leave when the worker stops.
-PEER_FLUSH_TIME = 0.5
+PEER_FLUSH_TIME = 0.25
 
 #: Bytes of messages to groups, sent or received, after which the loop is let turn, each write to a member counting for
 #: some.

@@ -162,7 +162,7 @@ class LocalEngine(Engine):
             names = ", ".join(sorted(self._unanswered))
             self.has_missed(f"no answer from the workers {names} within {GROUPS_JOIN_TIME:g} s", frozenset())
         self._joined = None
-        self.log.info("Groups: %d other workers", len(self._peers))
+        self.log.info("Groups: connected with other workers: %d", len(self._peers))
 
     async def _listen(self, directory: str) -> None:
         path = os.path.join(directory, self._name)
