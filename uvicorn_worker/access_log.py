@@ -38,7 +38,7 @@ class Entry(Protocol):
 
     #: What the application is told of the request beside its head: ``client`` is whom proxies tell of.
     template: Message
-    #: Where the request's line is not known, the method is ``'-'``, and the target is empty.
+    #: Where the request's line is not known, the method is ``'-'``, and ``target.raw`` is empty.
     method: str
     target: Target
     version: str
@@ -72,7 +72,7 @@ def combined_line(entry: Entry) -> str:
     address = client[0] if client else ""
     user = _user(entry, fields) if b"authorization" in fields else "-"
     raw = entry.target.raw
-    request = f"{entry.method} {_TEXTS[raw]} HTTP/{entry.version}" if raw else "-"
+    request = f"{entry.method} {_TEXTS[raw]} HTTP/{entry.version}" if raw else "- - -"
     referer = _TEXTS[fields[b"referer"]] if b"referer" in fields else "-"
     agent = _TEXTS[fields[b"user-agent"]] if b"user-agent" in fields else "-"
     return f'{address} - {user} {_NOW.text()} "{request}" {entry.status} {entry.sent} "{referer}" "{agent}"'
@@ -82,15 +82,18 @@ class AccessLine:
     """Gunicorn's ``access_log_format``, compiled."""
 
     def __init__(self, template: str, environ_of: EnvironOf) -> None:
-        """Raises ``TypeError`` or ``ValueError`` where ``template`` is no format for Python's ``%``."""
+        """Raises ``TypeError`` or ``ValueError`` where ``template`` is no format for Python's ``%``, or names nothing
+        in a part of it."""
         named = _Named()
         template % named
+        if template.replace("%%", "").count("%") != template.count("%("):
+            raise ValueError("it would show all atoms at once")
         self._template = template
         self._atoms: dict[str, object] = {}
         self._makers: list[tuple[str, Atom]] = []
         self._reads_fields = False
         #: Whether it shows fields of the response.
-        self.reads_response = any(key.startswith("{") and key.endswith("}o") for key in named)
+        self.reads_response = any(key.startswith("{") and key.lower().endswith("}o") for key in named)
         for key in named:
             if key in _CONSTANTS:
                 self._atoms[key] = _CONSTANTS[key]()
@@ -175,9 +178,7 @@ def _now(entry: Entry, fields: Joined) -> str:
 
 
 def _request_line(entry: Entry, fields: Joined) -> str:
-    if not entry.target.raw:
-        return "-"
-    return f"{entry.method} {_TEXTS[entry.target.raw]} HTTP/{entry.version}"
+    return f"{entry.method} {_TEXTS[entry.target.raw] or '-'} {_protocol(entry, fields)}"
 
 
 def _status(entry: Entry, fields: Joined) -> str:
@@ -189,11 +190,11 @@ def _method(entry: Entry, fields: Joined) -> str:
 
 
 def _path(entry: Entry, fields: Joined) -> str:
-    return path_info(entry.target.raw).replace('"', '\\"') or "-"
+    return path_info(entry.target.raw).replace('"', '\\"') if entry.target.raw else "-"
 
 
 def _query(entry: Entry, fields: Joined) -> str:
-    return _TEXTS[entry.target.raw.partition(b"?")[2]]
+    return _TEXTS[entry.target.raw.partition(b"?")[2]] if entry.target.raw else "-"
 
 
 def _protocol(entry: Entry, fields: Joined) -> str:
@@ -275,9 +276,9 @@ _ATOMS_OF_FIELDS = frozenset((_user, _referer, _user_agent))
 
 
 def _find_atom(key: str, environ_of: EnvironOf) -> Atom:
-    """What makes the atom ``key``: a letter, or a name in braces with ``i``, ``o`` or ``e`` behind it."""
-    if key[:1] == "{" and key[-2:] in ("}i", "}o", "}e"):
-        name, kind = key[1:-2].lower(), key[-1]
+    """What makes the atom ``key``: a letter, or, in any case, a name in braces with ``i``, ``o`` or ``e`` behind it."""
+    if key[:1] == "{" and key[-2:].lower() in ("}i", "}o", "}e"):
+        name, kind = key[1:-2].lower(), key[-1].lower()
         if kind == "e":
             return _variable(name, environ_of)
         return _field(name.encode("latin-1", "replace"), _of_request if kind == "i" else _of_response)
@@ -303,7 +304,7 @@ def _field(name: bytes, fields_of: Callable[[Entry], Iterable[tuple[bytes, bytes
         found = "-"
         for field_name, value in fields_of(entry):
             if field_name.lower() == name:
-                found = _TEXTS[value]
+                found = _TEXTS[value.strip(b" \t")]
         return found
 
     return atom

@@ -68,7 +68,7 @@ class ResponseView:
         #: ``'200 OK'``; ``None`` where there was no response.
         self.status = f"{entry.status} {_PHRASES.get(entry.status, '')}".rstrip() if entry.status else None
         self.status_code = entry.status or None
-        self.headers = [(_text(name), _text(value)) for name, value in entry.fields]
+        self.headers = [(_text(name), _text(value).strip(" \t")) for name, value in entry.fields]
         self.headers_sent = bool(entry.status)
         #: Bytes of content.
         self.sent = entry.sent
