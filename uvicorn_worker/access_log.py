@@ -86,7 +86,8 @@ class AccessLine:
         in a part of it."""
         named = _Named()
         template % named
-        if template.replace("%%", "").count("%") != template.count("%("):
+        conversions = template.replace("%%", "")
+        if conversions.count("%") != conversions.count("%("):
             raise ValueError("it would show all atoms at once")
         self._template = template
         self._atoms: dict[str, object] = {}
@@ -362,7 +363,10 @@ class AccessWriter:
         lines = self._lines
         if not lines:
             self._at_turns_end(self._turn_is_over)
-        lines.append(self._make(entry))
+        try:
+            lines.append(self._make(entry))
+        except Exception:  # What it shows has been the application's, to do with as it likes.
+            self._log.error("The access log failed: %s", entry, exc_info=True)
 
     def _turn_is_over(self) -> None:
         try:
@@ -376,7 +380,7 @@ class AccessWriter:
         handler = self._handler
         if not lines:
             return
-        if handler is None or handler.lock is None:  # It has been changed within this turn.
+        if handler is None or handler.lock is None or handler.stream is None:  # It has been changed, or is closed.
             for line in lines:
                 self._logger.info("%s", line)
             return

@@ -91,12 +91,14 @@ def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     environ = {
         **base,
         "REQUEST_METHOD": entry.method,
-        "QUERY_STRING": _text(target.partition(b"?")[2]),
-        "RAW_URI": _text(target),
-        "SERVER_PROTOCOL": f"HTTP/{entry.version}",
+        "QUERY_STRING": _text(target.partition(b"?")[2]) if target else "-",
+        "RAW_URI": _text(target) or "-",
+        "SERVER_PROTOCOL": f"HTTP/{entry.version}" if target else "-",
     }
     fields: dict[str, str] = {}
     for field_name, value in entry.headers:
+        if b"_" in field_name:  # It would pass for another field (Gunicorn's header_map).
+            continue
         name = _text(field_name).upper().replace("-", "_")
         key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
         fields[key] = f"{fields[key]},{_text(value)}" if key in fields else _text(value)
@@ -110,7 +112,7 @@ def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     is_named = server[1] is None and host
     environ["SERVER_NAME"] = host if is_named else server[0]
     environ["SERVER_PORT"] = (port or _PORTS[template["scheme"]]) if is_named else str(server[1] or "")
-    environ["PATH_INFO"] = path_info(target)
+    environ["PATH_INFO"] = path_info(target) if target else "-"
     environ["SCRIPT_NAME"] = template["root_path"]
     return environ
 

@@ -74,7 +74,10 @@ async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callabl
         say("websocket", (await receive())["type"])
         return
     if scope["type"] == "lifespan":
-        await serve_lifespan(receive, send)
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": "lifespan.shutdown.complete"})
         return
     while (await receive()).get("more_body"):
         pass

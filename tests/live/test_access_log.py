@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from uvicorn_worker.access_log import AccessLine
+
 from .client import Wire, chunked, request
 from .harness import WORKER, Server, eventually
 
@@ -187,6 +189,10 @@ def logged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             stack.enter_context(server)
             found[name] = read_lines(folder / "access.log", send_all(server, folder / "socket"), atoms)
         yield found
+
+
+def test_the_formats_are_compiled() -> None:
+    AccessLine("\t".join(ATOMS), lambda entry: {})
 
 
 @pytest.mark.parametrize("interface", ["channels", "asgi"])
