@@ -239,13 +239,18 @@ def _decimal_seconds(entry: Entry, fields: Joined) -> str:
     return f"{took(entry).total_seconds():.6f}"
 
 
-def path_info(raw_target: bytes) -> str:
-    """The path as WSGI has it: the bytes behind the percent-escapes, each a character (PEP 3333)."""
+def sent_path(raw_target: bytes) -> bytes:
+    """The path of a target as it was sent."""
     path = raw_target.partition(b"?")[0]
     if not path.startswith(b"/") and b"://" in path:  # The absolute form has an authority before the path.
         _, slash, rest = path.partition(b"://")[2].partition(b"/")
         path = slash + rest
-    return unquote_to_bytes(path).decode("latin-1")
+    return path
+
+
+def path_info(raw_target: bytes) -> str:
+    """The path as WSGI has it: the bytes behind the percent-escapes, each a character (PEP 3333)."""
+    return unquote_to_bytes(sent_path(raw_target)).decode("latin-1")
 
 
 _CONSTANTS: Mapping[str, Callable[[], object]] = {"l": lambda: "-", "p": lambda: f"<{os.getpid()}>"}

@@ -7,7 +7,8 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn_worker.access_log import Entry, path_info
+from uvicorn_worker.access_log import Entry, path_info, sent_path
+from uvicorn_worker.config import BODILESS_STATUSES
 
 _PORTS = {"http": "80", "https": "443"}
 
@@ -34,6 +35,7 @@ class RequestView:
         self.remote_addr = self.peer_addr
         self.method = entry.method
         self.uri = _text(entry.target.raw) or "-"
+        self.path = _text(sent_path(entry.target.raw)) if entry.target.raw else "-"
         self.version = tuple(int(part) for part in entry.version.split("."))
         #: The number of the request on its connection.
         self.req_number = number
@@ -44,11 +46,6 @@ class RequestView:
     def headers(self) -> list[tuple[str, str]]:
         """The fields, their names in upper case."""
         return [(_text(name).upper(), _text(value)) for name, value in self._fields]
-
-    @property
-    def path(self) -> str:
-        """The path as it was sent."""
-        return self.uri.partition("?")[0]
 
     @property
     def query(self) -> str:
@@ -63,6 +60,8 @@ class RequestView:
 class ResponseView:
     """What ``gunicorn.http.wsgi.Response`` is to a hook or a logger."""
 
+    version = "gunicorn"
+
     def __init__(self, entry: Entry, request: RequestView, *, closes: bool) -> None:
         self.req = request
         #: ``'200 OK'``; ``None`` where there was no response.
@@ -74,7 +73,9 @@ class ResponseView:
         self.sent = entry.sent
         lengths = [value for name, value in self.headers if name.lower() == "content-length"]
         self.response_length = int(lengths[0]) if lengths else None
-        self.chunked = self.response_length is None and request.version > (1, 0) and request.method != "HEAD"
+        is_bodiless = request.method == "HEAD" or entry.status in BODILESS_STATUSES
+        self.chunked = self.response_length is None and request.version > (1, 0) and not is_bodiless
+        self.upgrade = entry.status == HTTPStatus.SWITCHING_PROTOCOLS
         self.must_close = closes
 
     def should_close(self) -> bool:

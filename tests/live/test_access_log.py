@@ -1,17 +1,19 @@
 """The access log, line by line as Gunicorn's own WSGI worker writes it."""
 
+import json
 import re
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from uvicorn_worker.access_log import AccessLine
 
-from .client import Wire, chunked, request
-from .harness import WORKER, Server, eventually
+from .client import Reply, Wire, chunked, request
+from .harness import WORKER, Serve, Server, eventually
 
 GUNICORN = ("-m", "gunicorn", "-k")
 
@@ -156,15 +158,19 @@ def read_lines(file: Path, names: list[str], atoms: tuple[str, ...]) -> dict[tup
     }
 
 
+def send(address: Any, raw: bytes) -> Reply:
+    """The reply to a request on a connection of its own."""
+    with Wire(address) as wire:
+        wire.send(raw)
+        return wire.reply(raw.split(b" ", 1)[0].decode())
+
+
 def send_all(server: Server, socket: Path) -> list[str]:
     """The names of the requests, each of which was answered on a connection of its own."""
     for raw in REQUESTS.values():
-        method = raw.split(b" ", 1)[0].decode()
-        server.connect(raw).reply(method)
+        send(server.address, raw)
     for name in TO_SOCKET:
-        with Wire(str(socket)) as wire:
-            wire.send(REQUESTS[name])
-            wire.reply()
+        send(str(socket), REQUESTS[name])
     return [*REQUESTS, *(f"{name}, to a Unix socket" for name in TO_SOCKET)]
 
 
@@ -199,3 +205,64 @@ def test_the_formats_are_compiled() -> None:
 def test_each_line_is_the_one_of_a_wsgi_worker(logged: Logged, interface: str) -> None:
     ours, theirs = logged[interface], logged["gthread"]
     assert [(key, ours[key], part) for key, part in theirs.items() if ours[key] != part] == []
+
+
+# Another class of logger.
+
+SHOWING_LOGGER = """
+import json
+from gunicorn.glogging import Logger
+
+REQUEST = "method uri path query fragment version headers scheme req_number trailers proxy_protocol_info".split()
+RESPONSE = "status status_code headers headers_sent sent response_length chunked upgrade version".split()
+
+
+class logger_class(Logger):
+    def access(self, resp, req, environ, request_time):
+        assert type(request_time).__name__ == "timedelta"
+        assert resp.req is req
+        shown = {
+            "request": {name: getattr(req, name) for name in REQUEST},
+            "response": {name: getattr(resp, name) for name in RESPONSE},
+            "environ": {name: environ[name] for name in environ if name.isupper()},
+            "addresses": [str(address)[:12] for address in (req.peer_addr, req.remote_addr)],
+            "closes": [req.should_close(), resp.should_close()],
+        }
+        shown["environ"]["REMOTE_PORT"] = shown["environ"]["SERVER_PORT"] = ""
+        self.info("shown %s", json.dumps(shown, sort_keys=True))
+"""
+
+SHOWN = (
+    "plain",
+    "query",
+    "percent-escapes",
+    "absolute form",
+    "absolute form without a path",
+    "HEAD",
+    "POST",
+    "POST in chunks",
+    "repeated fields",
+    "bytes outside ASCII",
+    "created",
+    "streamed",
+    "no content",
+    "not modified",
+    "HTTP/1.0",
+    "HTTP/1.0 kept",
+    "HTTP/1.0 streamed",
+    "closed",
+)
+
+
+def test_another_class_of_logger_is_shown_what_a_wsgi_worker_shows_it(serve: Serve) -> None:
+    shown = {}
+    for name, (command, app) in SERVED.items():
+        server = serve(app, conf=SHOWING_LOGGER, command=command)
+        for number, sent in enumerate(SHOWN, 1):
+            send(server.address, REQUESTS[sent])
+            eventually(lambda server=server, number=number: len(server.log.lines(" shown ")) == number)
+        lines = [line.partition(" shown ")[2] for line in server.log.lines(" shown ")]
+        shown[name] = dict(zip(SHOWN, map(json.loads, lines), strict=True))
+    for sent in SHOWN:
+        assert shown["channels"][sent] == shown["gthread"][sent], sent
+        assert shown["asgi"][sent] == shown["gthread"][sent], sent
