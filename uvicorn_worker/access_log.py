@@ -38,7 +38,7 @@ class Entry(Protocol):
 
     #: What the application is told of the request beside its head: ``client`` is whom proxies tell of.
     template: Message
-    #: Where the request's line is not known, the method is ``'-'``, and the target is empty.
+    #: Where the request's line is not known, the method is ``'-'``, and ``target.raw`` is empty.
     method: str
     target: Target
     version: str
@@ -72,7 +72,7 @@ def combined_line(entry: Entry) -> str:
     address = client[0] if client else ""
     user = _user(entry, fields) if b"authorization" in fields else "-"
     raw = entry.target.raw
-    request = f"{entry.method} {_TEXTS[raw]} HTTP/{entry.version}" if raw else "-"
+    request = f"{entry.method} {_TEXTS[raw]} HTTP/{entry.version}" if raw else "- - -"
     referer = _TEXTS[fields[b"referer"]] if b"referer" in fields else "-"
     agent = _TEXTS[fields[b"user-agent"]] if b"user-agent" in fields else "-"
     return f'{address} - {user} {_NOW.text()} "{request}" {entry.status} {entry.sent} "{referer}" "{agent}"'
@@ -82,15 +82,19 @@ class AccessLine:
     """Gunicorn's ``access_log_format``, compiled."""
 
     def __init__(self, template: str, environ_of: EnvironOf) -> None:
-        """Raises ``TypeError`` or ``ValueError`` where ``template`` is no format for Python's ``%``."""
+        """Raises ``TypeError`` or ``ValueError`` where ``template`` is no format for Python's ``%``, or names nothing
+        in a part of it."""
         named = _Named()
         template % named
+        conversions = template.replace("%%", "")
+        if conversions.count("%") != conversions.count("%("):
+            raise ValueError("it would show all atoms at once")
         self._template = template
         self._atoms: dict[str, object] = {}
         self._makers: list[tuple[str, Atom]] = []
         self._reads_fields = False
         #: Whether it shows fields of the response.
-        self.reads_response = any(key.startswith("{") and key.endswith("}o") for key in named)
+        self.reads_response = any(key.startswith("{") and key.lower().endswith("}o") for key in named)
         for key in named:
             if key in _CONSTANTS:
                 self._atoms[key] = _CONSTANTS[key]()
@@ -175,9 +179,7 @@ def _now(entry: Entry, fields: Joined) -> str:
 
 
 def _request_line(entry: Entry, fields: Joined) -> str:
-    if not entry.target.raw:
-        return "-"
-    return f"{entry.method} {_TEXTS[entry.target.raw]} HTTP/{entry.version}"
+    return f"{entry.method} {_TEXTS[entry.target.raw] or '-'} {_protocol(entry, fields)}"
 
 
 def _status(entry: Entry, fields: Joined) -> str:
@@ -189,11 +191,11 @@ def _method(entry: Entry, fields: Joined) -> str:
 
 
 def _path(entry: Entry, fields: Joined) -> str:
-    return path_info(entry.target.raw).replace('"', '\\"') or "-"
+    return path_info(entry.target.raw).replace('"', '\\"') if entry.target.raw else "-"
 
 
 def _query(entry: Entry, fields: Joined) -> str:
-    return _TEXTS[entry.target.raw.partition(b"?")[2]]
+    return _TEXTS[entry.target.raw.partition(b"?")[2]] if entry.target.raw else "-"
 
 
 def _protocol(entry: Entry, fields: Joined) -> str:
@@ -237,13 +239,18 @@ def _decimal_seconds(entry: Entry, fields: Joined) -> str:
     return f"{took(entry).total_seconds():.6f}"
 
 
-def path_info(raw_target: bytes) -> str:
-    """The path as WSGI has it: the bytes behind the percent-escapes, each a character (PEP 3333)."""
+def sent_path(raw_target: bytes) -> bytes:
+    """The path of a target as it was sent."""
     path = raw_target.partition(b"?")[0]
     if not path.startswith(b"/") and b"://" in path:  # The absolute form has an authority before the path.
         _, slash, rest = path.partition(b"://")[2].partition(b"/")
         path = slash + rest
-    return unquote_to_bytes(path).decode("latin-1")
+    return path
+
+
+def path_info(raw_target: bytes) -> str:
+    """The path as WSGI has it: the bytes behind the percent-escapes, each a character (PEP 3333)."""
+    return unquote_to_bytes(sent_path(raw_target)).decode("latin-1")
 
 
 _CONSTANTS: Mapping[str, Callable[[], object]] = {"l": lambda: "-", "p": lambda: f"<{os.getpid()}>"}
@@ -275,9 +282,9 @@ _ATOMS_OF_FIELDS = frozenset((_user, _referer, _user_agent))
 
 
 def _find_atom(key: str, environ_of: EnvironOf) -> Atom:
-    """What makes the atom ``key``: a letter, or a name in braces with ``i``, ``o`` or ``e`` behind it."""
-    if key[:1] == "{" and key[-2:] in ("}i", "}o", "}e"):
-        name, kind = key[1:-2].lower(), key[-1]
+    """What makes the atom ``key``: a letter, or, in any case, a name in braces with ``i``, ``o`` or ``e`` behind it."""
+    if key[:1] == "{" and key[-2:].lower() in ("}i", "}o", "}e"):
+        name, kind = key[1:-2].lower(), key[-1].lower()
         if kind == "e":
             return _variable(name, environ_of)
         return _field(name.encode("latin-1", "replace"), _of_request if kind == "i" else _of_response)
@@ -303,7 +310,7 @@ def _field(name: bytes, fields_of: Callable[[Entry], Iterable[tuple[bytes, bytes
         found = "-"
         for field_name, value in fields_of(entry):
             if field_name.lower() == name:
-                found = _TEXTS[value]
+                found = _TEXTS[value.strip(b" \t")]
         return found
 
     return atom
@@ -361,7 +368,10 @@ class AccessWriter:
         lines = self._lines
         if not lines:
             self._at_turns_end(self._turn_is_over)
-        lines.append(self._make(entry))
+        try:
+            lines.append(self._make(entry))
+        except Exception:  # What it shows has been the application's, to do with as it likes.
+            self._log.error("The access log failed: %s", entry, exc_info=True)
 
     def _turn_is_over(self) -> None:
         try:
@@ -375,7 +385,7 @@ class AccessWriter:
         handler = self._handler
         if not lines:
             return
-        if handler is None or handler.lock is None:  # It has been changed within this turn.
+        if handler is None or handler.lock is None or handler.stream is None:  # It has been changed, or is closed.
             for line in lines:
                 self._logger.info("%s", line)
             return

@@ -11,7 +11,7 @@ from uvicorn_worker._types import AccessLog, Address, Application, Hooks, Log, O
 from uvicorn_worker.access_log import AccessWriter, took
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import wire
-from uvicorn_worker.http11.exchange import OPEN, Exchange, Wire
+from uvicorn_worker.http11.exchange import OPEN, WAITING, Exchange, Wire
 from uvicorn_worker.http11.framing import Target
 from uvicorn_worker.http11.protocol import HTTP11Protocol
 from uvicorn_worker.service import Service
@@ -119,10 +119,9 @@ class Recorded(_OverObserved):
     if not TYPE_CHECKING:
         __slots__ = ()  # The exchange's class has them.
 
-    SLOTS: ClassVar[tuple[str, ...]] = ("_number", "_view", "_was_called", "fields")
+    SLOTS: ClassVar[tuple[str, ...]] = ("_view", "_was_called", "fields")
 
     fields: ReplyFields
-    _number: int
     _view: RequestView | None
     _was_called: bool
 
@@ -132,14 +131,14 @@ class Recorded(_OverObserved):
         self.fields = ()
         self.status = self.sent = 0
         self._was_called = False
-        connection.requests += 1
-        self._number = connection.requests
         self._view = None
 
     @property
     def view(self) -> RequestView:
         if self._view is None:
-            self._view = RequestView(self, self._number)
+            protocol = cast(ObservedProtocol, self.connection)
+            protocol.requests += 1
+            self._view = RequestView(self, protocol.requests)
         return self._view
 
     def _make_head(self, status: int, fields: ReplyFields, content: bytes | None) -> tuple[bytes, bytes]:
@@ -155,7 +154,8 @@ class Recorded(_OverObserved):
                 before(self.view)
             except Exception:
                 self.connection.service.log.error("Exception in pre_request hook: %s", self, exc_info=True)
-                self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
+                if self.reply is WAITING:  # The client may have gone before this is run.
+                    self._answer(HTTPStatus.INTERNAL_SERVER_ERROR)
                 return _nothing()
         self._was_called = True
         return super().call(app)
@@ -165,13 +165,12 @@ class Recorded(_OverObserved):
         after = self.observer.hooks.after
         if after is None:
             return
-        environ: dict[str, Any] = {}
-        response = None
-        if self._was_called:
-            environ = environ_of(self, self.observer.environ)
-            response = ResponseView(self, self.view, closes=not self.keep_alive)
         try:
-            after(self.view, environ, response)
+            if self._was_called:
+                response = ResponseView(self, self.view, closes=not self.keep_alive)
+                after(self.view, environ_of(self, self.observer.environ), response)
+            else:
+                after(self.view, {}, None)
         except Exception:
             service.log.error("Exception in post_request hook: %s", self, exc_info=True)
 
@@ -186,25 +185,19 @@ class Refused:
     fields: ReplyFields = ()
     keep_alive = False
 
-    def __init__(self, connection: ObservedProtocol, refusal: RequestRefused) -> None:
+    def __init__(self, connection: ObservedProtocol) -> None:
         self.connection = connection
         self.template = connection.template
         self.began = monotonic()
         self.method, self.target, self.version, self.headers = connection.head_so_far()
-        self.status = refusal.status.value
-        self.sent = _size_of(refusal, self.method)
+        self.status = self.sent = 0
 
     def __str__(self) -> str:
         return f"{self.method} {self.target.raw.decode('latin-1')}"
 
     @property
     def view(self) -> RequestView:
-        return RequestView(self)
-
-
-def _size_of(refusal: RequestRefused, method: str) -> int:
-    """The bytes of content that a refusal is sent with."""
-    return 0 if method == "HEAD" else len(refusal.reason.encode()) + 1
+        return RequestView(self, self.connection.requests + 1)
 
 
 class ObservedProtocol(HTTP11Protocol):
@@ -216,7 +209,7 @@ class ObservedProtocol(HTTP11Protocol):
         self, service: Service, exchange_class: type[Exchange], client: Address | None, server: Address | None
     ) -> None:
         super().__init__(service, exchange_class, client, server)
-        #: How many requests it has had, as far as they are counted.
+        #: How many requests it has had, as far as they have been shown.
         self.requests = 0
         #: The request whose body could not be read, and which is refused for that.
         self._spoilt: ObservedExchange | None = None
@@ -238,7 +231,7 @@ class ObservedProtocol(HTTP11Protocol):
     def head_so_far(self) -> tuple[str, Target, str, RequestFields]:
         """What is known of a request that was refused: method, target, version and fields; ``'-'`` and nothing where
         its line has not been read."""
-        if not self._headers:
+        if not self._headers and self._refusal is None:
             return "-", _UNKNOWN, "1.1", []
         target = Target("", b"", b"", self._url)
         return self._parser.get_method().decode("ascii"), target, self._parser.get_http_version(), self._headers
@@ -253,8 +246,12 @@ class ObservedProtocol(HTTP11Protocol):
 
     def _send_refusal(self, refusal: RequestRefused) -> None:
         spoilt, self._spoilt = self._spoilt, None
-        if spoilt is not None:
-            spoilt.status, spoilt.sent = refusal.status, _size_of(refusal, spoilt.method)
-        refused = Refused(self, refusal) if spoilt is None else spoilt
+        refused = Refused(self) if spoilt is None else spoilt
+        refused.status = refusal.status.value
+        refused.sent = 0 if self._parser.get_method() == b"HEAD" else len(refusal.reason.encode()) + 1
         super()._send_refusal(refusal)
         self.service.observer.tell(refused)
+
+    def _leave(self) -> None:
+        super()._leave()
+        self._spoilt = self._told = None  # They refer to this.

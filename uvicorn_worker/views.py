@@ -7,7 +7,8 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn_worker.access_log import Entry, path_info
+from uvicorn_worker.access_log import Entry, path_info, sent_path
+from uvicorn_worker.config import BODILESS_STATUSES
 
 _PORTS = {"http": "80", "https": "443"}
 
@@ -34,6 +35,7 @@ class RequestView:
         self.remote_addr = self.peer_addr
         self.method = entry.method
         self.uri = _text(entry.target.raw) or "-"
+        self.path = _text(sent_path(entry.target.raw)) if entry.target.raw else "-"
         self.version = tuple(int(part) for part in entry.version.split("."))
         #: The number of the request on its connection.
         self.req_number = number
@@ -44,11 +46,6 @@ class RequestView:
     def headers(self) -> list[tuple[str, str]]:
         """The fields, their names in upper case."""
         return [(_text(name).upper(), _text(value)) for name, value in self._fields]
-
-    @property
-    def path(self) -> str:
-        """The path as it was sent."""
-        return self.uri.partition("?")[0]
 
     @property
     def query(self) -> str:
@@ -63,18 +60,22 @@ class RequestView:
 class ResponseView:
     """What ``gunicorn.http.wsgi.Response`` is to a hook or a logger."""
 
+    version = "gunicorn"
+
     def __init__(self, entry: Entry, request: RequestView, *, closes: bool) -> None:
         self.req = request
         #: ``'200 OK'``; ``None`` where there was no response.
         self.status = f"{entry.status} {_PHRASES.get(entry.status, '')}".rstrip() if entry.status else None
         self.status_code = entry.status or None
-        self.headers = [(_text(name), _text(value)) for name, value in entry.fields]
+        self.headers = [(_text(name), _text(value).strip(" \t")) for name, value in entry.fields]
         self.headers_sent = bool(entry.status)
         #: Bytes of content.
         self.sent = entry.sent
         lengths = [value for name, value in self.headers if name.lower() == "content-length"]
         self.response_length = int(lengths[0]) if lengths else None
-        self.chunked = self.response_length is None and request.version > (1, 0) and request.method != "HEAD"
+        is_bodiless = request.method == "HEAD" or entry.status in BODILESS_STATUSES
+        self.chunked = self.response_length is None and request.version > (1, 0) and not is_bodiless
+        self.upgrade = entry.status == HTTPStatus.SWITCHING_PROTOCOLS
         self.must_close = closes
 
     def should_close(self) -> bool:
@@ -91,12 +92,14 @@ def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     environ = {
         **base,
         "REQUEST_METHOD": entry.method,
-        "QUERY_STRING": _text(target.partition(b"?")[2]),
-        "RAW_URI": _text(target),
-        "SERVER_PROTOCOL": f"HTTP/{entry.version}",
+        "QUERY_STRING": _text(target.partition(b"?")[2]) if target else "-",
+        "RAW_URI": _text(target) or "-",
+        "SERVER_PROTOCOL": f"HTTP/{entry.version}" if target else "-",
     }
     fields: dict[str, str] = {}
     for field_name, value in entry.headers:
+        if b"_" in field_name:  # It would pass for another field (Gunicorn's header_map).
+            continue
         name = _text(field_name).upper().replace("-", "_")
         key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
         fields[key] = f"{fields[key]},{_text(value)}" if key in fields else _text(value)
@@ -110,7 +113,7 @@ def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     is_named = server[1] is None and host
     environ["SERVER_NAME"] = host if is_named else server[0]
     environ["SERVER_PORT"] = (port or _PORTS[template["scheme"]]) if is_named else str(server[1] or "")
-    environ["PATH_INFO"] = path_info(target)
+    environ["PATH_INFO"] = path_info(target) if target else "-"
     environ["SCRIPT_NAME"] = template["root_path"]
     return environ
 

@@ -286,18 +286,16 @@ class UvicornWorker(Worker):
 
     def _hooks(self) -> Hooks:
         """The hooks around requests; Gunicorn's own do nothing, but for a line at the level of debugging."""
-        settings = self.cfg.settings
-        before = after = None
+        before, after = self.cfg.settings["pre_request"], self.cfg.settings["post_request"]
+        has_after = after.get() != after.default
         is_debugging = getattr(self.log, "loglevel", logging.INFO) <= logging.DEBUG
-        if is_debugging or settings["pre_request"].get() != settings["pre_request"].default:
-            before = self._before_request
-        if settings["post_request"].get() != settings["post_request"].default:
-            after = partial(self.cfg.post_request, self)
-        return Hooks(before, after)
+        if not has_after and not is_debugging and before.get() == before.default:
+            return Hooks()
+        return Hooks(self._before_request, partial(self.cfg.post_request, self) if has_after else None)
 
     def _before_request(self, request: Any) -> None:
         self.cfg.pre_request(self, request)
-        self.nr += 1
+        self.nr += 1  # For hooks to see.
 
     def _heartbeat(self) -> None:
         """Once a second, draining included."""
