@@ -135,6 +135,14 @@ _TEXTS: Memo[bytes, str] = Memo(
     lambda value: value.decode("latin-1").replace('"', '\\"'), lambda value: len(value) <= 256
 )
 
+# As Python writes them: what was encoded on its way here could end the line, and begin a forged one.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+
+def _escaped(text: str) -> str:
+    """The same of what has been decoded."""
+    return text.translate(_CONTROLS).replace('"', '\\"')
+
 
 # Atoms.
 
@@ -153,7 +161,7 @@ def _user(entry: Entry, fields: Joined) -> str:
         user = b64decode(credentials.split(b" ", 1)[1].strip()).split(b":", 1)[0].decode()
     except (binascii.Error, UnicodeDecodeError):
         return "-"
-    return user.replace('"', '\\"') or "-"
+    return _escaped(user) or "-"
 
 
 class _Now:
@@ -191,7 +199,7 @@ def _method(entry: Entry, fields: Joined) -> str:
 
 
 def _path(entry: Entry, fields: Joined) -> str:
-    return path_info(entry.target.raw).replace('"', '\\"') if entry.target.raw else "-"
+    return _escaped(path_info(entry.target.raw)) if entry.target.raw else "-"
 
 
 def _query(entry: Entry, fields: Joined) -> str:
@@ -322,7 +330,7 @@ def _variable(name: str, environ_of: EnvironOf) -> Atom:
     def atom(entry: Entry, fields: Joined) -> object:
         for key, value in environ_of(entry).items():
             if key.lower() == name:
-                return value.replace('"', '\\"') if isinstance(value, str) else value
+                return _escaped(value) if isinstance(value, str) else value
         return "-"
 
     return atom

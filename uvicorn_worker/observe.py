@@ -11,13 +11,16 @@ from uvicorn_worker._types import AccessLog, Address, Application, Hooks, Log, O
 from uvicorn_worker.access_log import AccessWriter, took
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import wire
-from uvicorn_worker.http11.exchange import OPEN, WAITING, Exchange, Wire
+from uvicorn_worker.http11.exchange import FINISHED, OPEN, WAITING, Exchange, Wire
 from uvicorn_worker.http11.framing import Target
 from uvicorn_worker.http11.protocol import HTTP11Protocol
 from uvicorn_worker.service import Service
 from uvicorn_worker.views import RequestView, ResponseView, environ_of
 
 _NO_HOOKS = Hooks()
+
+#: What is logged as the status of a request whose client did not wait for the answer; nginx made it known.
+CLIENT_CLOSED_REQUEST = 499
 
 #: Of a request whose line has not been read.
 _UNKNOWN = Target("", b"", b"", b"")
@@ -101,10 +104,11 @@ class ObservedExchange(Exchange):
         super()._finish()
 
     def client_gone(self) -> None:
-        under_way = self.reply is OPEN
+        reply = self.reply
         super().client_gone()
-        if under_way:
-            cast(ObservedProtocol, self.connection).over(self)
+        if reply < FINISHED:
+            connection = cast(ObservedProtocol, self.connection)
+            connection.over(self) if reply is OPEN else connection.left_unanswered(self)
 
 
 if TYPE_CHECKING:
@@ -227,6 +231,17 @@ class ObservedProtocol(HTTP11Protocol):
         if exchange is self._exchange and exchange is not self._told:
             self._told = exchange
             self.service.observer.tell(exchange)
+
+    def left_unanswered(self, exchange: ObservedExchange) -> None:
+        """The client has gone before there was an answer, unless that is the server's own to a body it can't read."""
+        if exchange is not self._spoilt:
+            exchange.status, exchange.sent = CLIENT_CLOSED_REQUEST, 0
+            self.over(exchange)
+
+    def _begin_next(self) -> None:
+        if self._queue and isinstance(self._queue[0], ObservedExchange):
+            self._queue[0].began = monotonic()  # It has waited for the one before it.
+        super()._begin_next()
 
     def head_so_far(self) -> tuple[str, Target, str, RequestFields]:
         """What is known of a request that was refused: method, target, version and fields; ``'-'`` and nothing where

@@ -265,7 +265,7 @@ class UvicornWorker(Worker):
         cfg = self.cfg
         to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
         configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json or to_syslog
-        return self._settings.access_log and bool(configured or type(self.log).access is not Logger.access)
+        return type(self.log).access is not Logger.access or bool(self._settings.access_log and configured)
 
     def _access_writer(self) -> AccessWriter | None:
         """What comes to the same as calling ``log.access``, for much less, where the logger is Gunicorn's own."""
@@ -282,7 +282,13 @@ class UvicornWorker(Worker):
 
     def _environ(self) -> dict[str, Any]:
         """What the environments of all requests have in common, for hooks and loggers."""
-        return {"SERVER_SOFTWARE": SERVER_SOFTWARE, "wsgi.version": (1, 0), "wsgi.multiprocess": self.cfg.workers > 1}
+        return {
+            "SERVER_SOFTWARE": SERVER_SOFTWARE,
+            "wsgi.version": (1, 0),
+            "wsgi.multithread": False,
+            "wsgi.multiprocess": self.cfg.workers > 1,
+            "wsgi.run_once": False,
+        }
 
     def _hooks(self) -> Hooks:
         """The hooks around requests; Gunicorn's own do nothing, but for a line at the level of debugging."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from uvicorn_worker.access_log import COMBINED, AccessLine, AccessWriter, Entry, join_fields
+from uvicorn_worker.access_log import COMBINED, AccessLine, AccessWriter, Entry, combined_line, join_fields
 from uvicorn_worker.http11.framing import Target
 
 
@@ -41,6 +42,22 @@ def line(template: str, of: Any) -> str:
 
 
 # Formats.
+
+
+@pytest.mark.parametrize(
+    ("template", "made"),
+    [
+        ("%(u)s", "me\\x0a127.0.0.1 - forged"),
+        ("%(U)s", "/a\\x0ab\\x7f"),
+        ("%({path_info}e)s", "/a\\x0ab\\x7f"),
+    ],
+)
+def test_what_was_encoded_on_its_way_can_not_forge_a_line(template: str, made: str) -> None:
+    credentials = b"Basic " + base64.b64encode(b"me\n127.0.0.1 - forged:x")
+    of = entry((b"authorization", credentials), raw=b"/a%0ab%7f")
+    assert AccessLine(template, lambda entry: {"PATH_INFO": "/a\nb\x7f"}).make(of) == made
+    if template == "%(u)s":
+        assert "\n" not in combined_line(of)
 
 
 @pytest.mark.parametrize(

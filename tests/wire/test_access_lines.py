@@ -223,7 +223,7 @@ async def test_a_connection_without_a_request_has_no_line(serve: Serve) -> None:
     assert stream.take() == ["GET /a HTTP/1.1 200 5"]
 
 
-async def test_a_client_that_leaves_before_the_answer_has_no_line(serve: Serve) -> None:
+async def test_a_client_that_leaves_before_the_answer_has_a_line_with_499(serve: Serve) -> None:
     gate = Gate()
     worker = serve(gate)
     stream = log_accesses(worker, SHORT)
@@ -233,7 +233,7 @@ async def test_a_client_that_leaves_before_the_answer_has_no_line(serve: Serve) 
     client.reset()
     await turn()
     await gate.open_all()
-    assert stream.take() == []
+    assert stream.take() == ["GET /1 HTTP/1.1 499 0"]
 
 
 async def test_a_client_that_leaves_within_the_answer_has_a_line_with_what_was_sent(serve: Serve) -> None:

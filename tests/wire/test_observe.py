@@ -11,7 +11,7 @@ from uvicorn_worker.observe import ObservedProtocol, Observer
 from uvicorn_worker.server import RecordedChannelsExchange, RecordedUpgrade
 
 from .conftest import Serve
-from .harness import Echo, Script, Worker, asyncio_only, get, hello, post, turn
+from .harness import Echo, Gate, Script, Worker, asyncio_only, get, hello, post, turn
 from .test_replies import REFUSED, STREAMED, WHOLE
 from .websocket_client import Talk, handshake
 
@@ -127,7 +127,7 @@ async def test_what_was_refused_out_of_send_is_not_counted(serve: Serve) -> None
     assert [response.sent for response, _, _, _ in access.records] == [5]
 
 
-async def test_a_client_that_goes_unanswered_is_not_recorded(serve: Serve) -> None:
+async def test_a_client_that_does_not_wait_for_its_answer_is_recorded_with_499(serve: Serve) -> None:
     worker = serve(Echo())
     access = observe(worker)
     client = worker.connect()
@@ -135,7 +135,40 @@ async def test_a_client_that_goes_unanswered_is_not_recorded(serve: Serve) -> No
     await turn()
     client.reset()
     await turn()
-    assert access.records == []
+    [(response, _, _, _)] = access.records
+    assert (response.status, response.sent) == ("499", 0)
+
+
+async def test_a_client_that_goes_with_requests_waiting_is_recorded_for_the_one_that_was_begun(serve: Serve) -> None:
+    gate = Gate()
+    worker = serve(gate)
+    access = observe(worker)
+    client = worker.connect()
+    client.send(get("/1") + get("/2"))
+    await turn()
+    client.reset()
+    await turn()
+    assert [(response.status_code, environ["PATH_INFO"]) for response, _, environ, _ in access.records] == [(499, "/1")]
+    await gate.open_all()
+
+
+async def test_a_request_that_waits_for_another_takes_no_time_while_it_waits(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("uvicorn_worker.observe.monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    gate = Gate()
+    worker = serve(gate)
+    access = observe(worker)
+    client = worker.connect()
+    client.send(get("/1") + get("/2"))
+    await turn()
+    clock[0] += 5
+    await gate.open()
+    clock[0] += 1
+    await gate.open()
+    assert [took for _, _, _, took in access.records] == [timedelta(seconds=5), timedelta(seconds=1)]
 
 
 async def test_a_unix_socket_has_no_client(serve: Serve) -> None:
