@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable
-from enum import IntEnum
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, NamedTuple
@@ -23,17 +22,6 @@ USUAL_FIELDS = frozenset((_FORWARDED_FOR, _FORWARDED_PROTO, b"x-forwarded-protoc
 
 # Of a chain of proxies that is longer, only the end is looked at.
 _MOST_HOPS = 100
-
-
-class Trust(IntEnum):
-    """What proxies' fields are believed in the requests of one connection."""
-
-    NOTHING = 0
-    SCHEME = 1  # The client itself is known by a PROXY header, and is no proxy.
-    ALL = 2
-
-
-NOTHING, SCHEME, ALL = Trust
 
 
 class AllowList:
@@ -83,19 +71,20 @@ class ProxyPolicy:
         #: turn. Raises :class:`RequestRefused` where they contradict each other.
         self.read: Memo[tuple[bytes, ...], Message] = Memo(self._read, lambda fields: sum(map(len, fields)) <= 256)
 
-    def trust_in(self, peer: Address | None, told: Address | None = None) -> Trust:
-        """What is believed of ``peer``, who has ``told`` of another client by a PROXY header.
+    def trust_in(self, peer: Address | None, told: Address | None = None) -> bool:
+        """Whether the fields of proxies are believed of ``peer``, who may have ``told`` of a client by a PROXY header.
 
-        Then that client is the last hop, so what the fields say of others before it needs trust in it, too.
+        Who speaks for a client in this way need not know HTTP, and pass on whatever the client has written; so they are
+        believed of a client that is trusted, too.
         """
         if not self._settings.proxy_headers or not self._is_forwarder(peer):
-            return NOTHING
-        return ALL if told is None or self._is_forwarder(told) else SCHEME
+            return False
+        return told is None or self._is_forwarder(told)
 
     def _is_forwarder(self, address: Address | None) -> bool:
         return (None if address is None else address[0]) in self._forwarders
 
-    def map_names(self, fields: Any, trust: Trust) -> Any:
+    def map_names(self, fields: Any, trust: bool) -> Any:
         """The ``fields`` of a request that remain (Gunicorn ``header_map``).
 
         A name with an underscore looks like another one with a hyphen to a gateway. Raises :class:`RequestRefused`.
@@ -105,9 +94,9 @@ class ProxyPolicy:
             raise _refuse("A header field has an underscore in its name")
         return kept
 
-    def _may_pass(self, name: bytes, trust: Trust) -> bool:
+    def _may_pass(self, name: bytes, trust: bool) -> bool:
         allowed = self._settings.forwarder_headers
-        return trust is not NOTHING and (name in allowed or b"*" in allowed)
+        return trust and (name in allowed or b"*" in allowed)
 
     def _read(self, names_and_values: tuple[bytes, ...]) -> Message:
         fields = list(zip(names_and_values[::2], names_and_values[1::2], strict=True))

@@ -369,10 +369,17 @@ FIELDS = ("X-Forwarded-For: 198.51.100.1", "X-Forwarded-Proto: https")
 
 
 @headers
-async def test_fields_tell_the_scheme_and_nobody_before_a_client_that_is_no_proxy(header: bytes) -> None:
+async def test_fields_of_a_client_that_is_no_proxy_tell_nothing(header: bytes) -> None:
     async with served() as server:
         reply = await server.ask(header + get("/", *FIELDS, "Connection: close"))
-        assert reply.endswith(told(scheme="https"))
+        assert reply.endswith(told())
+
+
+async def test_names_with_an_underscore_are_not_for_a_client_that_is_no_proxy() -> None:
+    async with served(header_map="refuse") as server:
+        reply = await server.ask(LINE + get("/", "SCRIPT_NAME: /admin", "Connection: close"))
+        assert reply.startswith(b"HTTP/1.1 400 ")
+        assert server.calls == 0
 
 
 async def test_a_client_that_is_a_trusted_proxy_tells_of_its_own_client() -> None:
