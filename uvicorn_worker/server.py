@@ -353,7 +353,7 @@ class Server:
             async with asyncio.timeout(self._settings.head_timeout or None):
                 allowed = peer is None or peer[0] in self._may_announce
                 client, received = await take_proxy_header(
-                    connection, self._settings.proxy_protocol, allowed=allowed
+                    connection, self._settings.proxy_protocol, allowed=allowed, tls=self._tls is not None
                 )
             protocol.introduce(client, received)
         except RequestRefused as refusal:

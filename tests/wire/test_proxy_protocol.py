@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from live.certificates import needs_openssl, self_signed, trusting
 from unit.test_proxy import CLIENT, GOOD, REQUEST, V2, inet, v2
 
 from uvicorn_worker._types import Address
@@ -29,6 +31,9 @@ LINE = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\n"
 
 headers = pytest.mark.parametrize("header", [LINE, v2(inet()), v2(inet(), rest=bytes(500))], ids=["v1", "v2", "TLVs"])
 
+
+#: How TLS begins.
+HELLO = b"\x16\x03\x01\x02\x00\x01"
 
 # What is taken from a socket.
 
@@ -62,7 +67,7 @@ async def test_a_header_is_taken_and_not_a_byte_more(
 ) -> None:
     async with pair(kind) as (near, far):
         far.sendall(header + REQUEST)
-        assert await take_proxy_header(near, version, allowed=True) == (client, b"")
+        assert await take_proxy_header(near, version, allowed=True, tls=False) == (client, b"")
         assert what_is_left(near) == REQUEST
 
 
@@ -70,7 +75,7 @@ async def test_a_header_is_taken_and_not_a_byte_more(
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 async def test_a_header_may_come_byte_by_byte(kind: str, header: bytes) -> None:
     async with pair(kind) as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=False))
         for byte in header[:-1]:
             far.sendall(bytes((byte,)))
             await turn(4)
@@ -83,7 +88,7 @@ async def test_a_header_may_come_byte_by_byte(kind: str, header: bytes) -> None:
 @headers
 async def test_a_header_that_has_come_in_part_leaves_nothing_to_wake_up_for(header: bytes) -> None:
     async with pair() as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=False))
         for size in range(1, len(header)):
             far.sendall(header[size - 1 : size])
             await turn(4)
@@ -92,19 +97,41 @@ async def test_a_header_that_has_come_in_part_leaves_nothing_to_wake_up_for(head
         assert await taking == (CLIENT, b"")
 
 
-@pytest.mark.parametrize("data", [REQUEST, b"POST / HTTP/1.1\r\n", b"\r\n" + REQUEST, b"\x16\x03\x01\x02\x00\x01"])
+@pytest.mark.parametrize("data", [REQUEST, b"POST / HTTP/1.1\r\n", b"\r\n" + REQUEST, HELLO])
 async def test_what_is_no_header_stays_or_is_handed_over(data: bytes) -> None:
     async with pair() as (near, far):
         far.sendall(data)
-        assert await take_proxy_header(near, "auto", allowed=True) == (None, b"")
+        assert await take_proxy_header(near, "auto", allowed=True, tls=False) == (None, b"")
         assert what_is_left(near) == data
     async with pair() as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=False))
         for byte in data:
             far.sendall(bytes((byte,)))
             await turn(4)
         client, taken = await taking
         assert (client, taken + what_is_left(near)) == (None, data)
+
+
+@pytest.mark.parametrize("sent", [b"P", b"PRO", V2[:1], V2[:-1]])
+async def test_before_tls_what_has_come_and_is_no_header_ends_the_connection(sent: bytes) -> None:
+    async with pair() as (near, far):
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=True))
+        far.sendall(sent)
+        await turn(4)
+        far.sendall(HELLO)
+        with pytest.raises(ConnectionAbortedError):
+            await taking
+
+
+@pytest.mark.parametrize("header", [b"", LINE, v2(inet())])
+async def test_before_tls_a_header_is_taken_and_what_is_of_tls_stays(header: bytes) -> None:
+    async with pair() as (near, far):
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=True))
+        far.sendall(header[:3])
+        await turn(4)
+        far.sendall(header[3:] + HELLO)
+        assert await taking == (CLIENT if header else None, b"")
+        assert what_is_left(near) == HELLO
 
 
 @pytest.mark.parametrize("sent", [b"", b"PRO", LINE[:-1], V2, v2(inet())[:-1]])
@@ -113,24 +140,24 @@ async def test_a_peer_that_goes_has_sent_no_header(sent: bytes) -> None:
         far.sendall(sent)
         far.close()
         with pytest.raises(ConnectionAbortedError):
-            await take_proxy_header(near, "auto", allowed=True)
+            await take_proxy_header(near, "auto", allowed=True, tls=False)
 
 
 async def test_a_wait_that_is_cancelled_leaves_the_socket_to_others() -> None:
     async with pair() as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=False))
         await turn()
         taking.cancel()
         await turn()
         assert taking.cancelled()
         assert not asyncio.get_running_loop().remove_reader(near)
         far.sendall(LINE)
-        assert await take_proxy_header(near, "auto", allowed=True) == (CLIENT, b"")
+        assert await take_proxy_header(near, "auto", allowed=True, tls=False) == (CLIENT, b"")
 
 
 async def test_a_refused_header_ends_the_wait() -> None:
     async with pair() as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=False))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=False, tls=False))
         far.sendall(b"PROX")
         await turn(4)
         assert not taking.done()
@@ -145,14 +172,20 @@ async def test_a_refused_header_ends_the_wait() -> None:
 class Served:
     """A server on a socket, and its application, which answers with the client that it is told."""
 
-    def __init__(self, listener: socket.socket, settings: dict[str, Any], access: Access | None) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        settings: dict[str, Any],
+        access: Access | None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.calls = 0
         self.log = Log()
         self.address = listener.getsockname()
         self.family = listener.family
         given = {"proxy_protocol": "auto", "keepalive": 5.0, "server_header": b"", "date_header": False} | settings
         observer = Observer(self.log, access) if access is not None else None
-        self.server = Server(self, Settings(**given), [listener], self.log, observer=observer)
+        self.server = Server(self, Settings(**given), [listener], self.log, tls=tls, observer=observer)
         self.clients: list[asyncio.StreamWriter] = []
 
     async def __call__(self, message: dict[str, Any], channels: dict[str, Any]) -> None:
@@ -183,13 +216,13 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    path: Path | None = None, access: Access | None = None, **settings: Any
+    path: Path | None = None, access: Access | None = None, tls: ssl.SSLContext | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
     """Serves within, and leaves nothing behind."""
     listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
     listener.bind(str(path) if path else ("127.0.0.1", 0))
     listener.listen()
-    given = Served(listener, settings, access)
+    given = Served(listener, settings, access, tls)
     serving = asyncio.create_task(given.server.serve())
     try:
         yield given
@@ -361,6 +394,26 @@ async def test_a_connection_that_has_not_begun_ends_with_an_abort() -> None:
             await asyncio.sleep(0)
         server.server.abort()
         assert await reader.read() == b""
+
+
+# Before TLS.
+
+
+@needs_openssl
+@pytest.mark.parametrize("sent", [b"P", b"PRO", V2[:4]])
+async def test_what_comes_in_the_clear_is_never_part_of_what_tls_carries(tmp_path: Path, sent: bytes) -> None:
+    certificate = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    async with served(tls=context) as server:
+        _, writer = await server.connect()
+        writer.write(sent)
+        while not server.connections:
+            await asyncio.sleep(0)
+        await turn(50)
+        with pytest.raises(OSError):
+            await writer.start_tls(trusting(certificate[0]), server_hostname="localhost")
+    assert server.calls == 0
 
 
 # Together with fields.
