@@ -146,13 +146,26 @@ def _refuse(reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> Request
 # else that a connection carries, TLS included.
 
 
+class Told(NamedTuple):
+    """Whom a proxy speaks for."""
+
+    client: Address
+    #: Where the client has connected to.
+    proxy: Address
+
+    @property
+    def protocol(self) -> str:
+        """``'TCP4'`` or ``'TCP6'``."""
+        return "TCP6" if ":" in self.client[0] else "TCP4"
+
+
 class ProxyHeader(NamedTuple):
     """What stands in front of a connection."""
 
     #: Its bytes; 0 means that there is no such header.
     size: int
-    #: ``None`` where it tells none: the proxy speaks for itself, or for a client without an address.
-    client: Address | None
+    #: ``None`` where it tells nobody: the proxy speaks for itself, or for a client without an address.
+    told: Told | None
 
 
 ABSENT = ProxyHeader(0, None)
@@ -202,19 +215,19 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
     match = _V1_LINE.fullmatch(line)
     if match is None:
         raise _refuse("Invalid PROXY header")
-    return ProxyHeader(end + 2, _address_v1(*match.groups()))
+    return ProxyHeader(end + 2, _addresses_v1(*match.groups()))
 
 
-def _address_v1(family: bytes, source: bytes, destination: bytes, source_port: bytes, port: bytes) -> Address:
+def _addresses_v1(family: bytes, source: bytes, destination: bytes, source_port: bytes, port: bytes) -> Told:
     parse = IPv4Address if family == b"4" else IPv6Address
     try:
-        host = str(parse(source.decode("ascii")))
-        parse(destination.decode("ascii"))
+        client = str(parse(source.decode("ascii"))), int(source_port)
+        proxy = str(parse(destination.decode("ascii"))), int(port)
     except ValueError:
         raise _refuse("Invalid address in the PROXY header") from None
-    if max(int(source_port), int(port)) > 65535:
+    if max(client[1], proxy[1]) > 65535:
         raise _refuse("Invalid port in the PROXY header")
-    return host, int(source_port)
+    return Told(client, proxy)
 
 
 def _read_v2(data: bytes) -> ProxyHeader | None:
@@ -231,17 +244,17 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
     if len(data) < size:
         return None
     family, protocol = divmod(family_protocol, 16)
-    return ProxyHeader(size, _address_v2(family, protocol, data[_V2_BYTES:size]) if command == _PROXY else None)
+    return ProxyHeader(size, _addresses_v2(family, protocol, data[_V2_BYTES:size]) if command == _PROXY else None)
 
 
-def _address_v2(family: int, protocol: int, data: bytes) -> Address | None:
-    """The client in the address block that ``data`` begins with; what follows it (TLVs) is not looked at."""
+def _addresses_v2(family: int, protocol: int, data: bytes) -> Told | None:
+    """What is told in the address block that ``data`` begins with; what follows it (TLVs) is not looked at."""
     if family == _UNSPECIFIED:
         return None
     if protocol != _STREAM or len(data) < _ADDRESS_BYTES.get(family, len(data) + 1):
         raise _refuse("Invalid address in the PROXY header")
     if family == _UNIX:
         return None
-    if family == _INET:
-        return str(IPv4Address(data[:4])), struct.unpack_from(">H", data, 8)[0]
-    return str(IPv6Address(data[:16])), struct.unpack_from(">H", data, 32)[0]
+    parse, size = (IPv4Address, 4) if family == _INET else (IPv6Address, 16)
+    client_port, proxy_port = struct.unpack_from(">HH", data, 2 * size)
+    return Told((str(parse(data[:size])), client_port), (str(parse(data[size : 2 * size])), proxy_port))

@@ -18,6 +18,7 @@ from uvicorn_worker.proxy import (
     AllowList,
     ProxyHeader,
     ProxyPolicy,
+    Told,
     read_proxy_header,
     split_address,
 )
@@ -319,6 +320,10 @@ def inet(source: Address = CLIENT, destination: Address = ("192.0.2.1", 80)) -> 
     return hosts + struct.pack(">HH", source[1], destination[1])
 
 
+def client_of(told: Told | None) -> Address | None:
+    return None if told is None else told.client
+
+
 #: The longest address.
 LAST = b":".join([b"ffff"] * 8)
 
@@ -352,7 +357,9 @@ GOOD: list[tuple[str, bytes, Address | None]] = [
 def test_a_header_is_read_to_its_last_byte(version: str, header: bytes, client: Address | None) -> None:
     for mode in (version, "auto"):
         for rest in (b"", REQUEST, b"\x16\x03\x01", header):
-            assert read_proxy_header(header + rest, mode, allowed=True) == ProxyHeader(len(header), client)
+            read = read_proxy_header(header + rest, mode, allowed=True)
+            assert read is not None
+            assert (read.size, client_of(read.told)) == (len(header), client)
 
 
 @pytest.mark.parametrize(("version", "header", "client"), GOOD)
@@ -474,4 +481,6 @@ def test_every_address_comes_back_from_either_version(family: Any, data: st.Data
     block = source.packed + destination.packed + struct.pack(">HH", port, other)
     binary = v2(block, family=0x11 if family == 4 else 0x21)
     for header in (line, binary):
-        assert read_proxy_header(header, "auto", allowed=True) == ProxyHeader(len(header), (str(source), port))
+        told = Told((str(source), port), (str(destination), other))
+        assert read_proxy_header(header, "auto", allowed=True) == ProxyHeader(len(header), told)
+        assert told.protocol == f"TCP{family}"

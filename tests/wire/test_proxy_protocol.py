@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from live.certificates import needs_openssl, self_signed, trusting
-from unit.test_proxy import CLIENT, GOOD, REQUEST, V2, inet, v2
+from unit.test_proxy import CLIENT, GOOD, REQUEST, V2, client_of, inet, v2
 
 from uvicorn_worker._types import Address
 from uvicorn_worker.config import IDLE_GRACE, Settings
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.observe import Observer
 from uvicorn_worker.proxied import take_proxy_header
+from uvicorn_worker.proxy import Told
 from uvicorn_worker.server import Server
 
 from .harness import Log, get, turn
@@ -28,6 +29,7 @@ from .test_observe import Access
 pytestmark = pytest.mark.usefixtures("serve")
 
 LINE = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\n"
+TOLD = Told(CLIENT, ("192.0.2.1", 80))
 
 headers = pytest.mark.parametrize("header", [LINE, v2(inet()), v2(inet(), rest=bytes(500))], ids=["v1", "v2", "TLVs"])
 
@@ -67,7 +69,8 @@ async def test_a_header_is_taken_and_not_a_byte_more(
 ) -> None:
     async with pair(kind) as (near, far):
         far.sendall(header + REQUEST)
-        assert await take_proxy_header(near, version, allowed=True, tls=False) == (client, b"")
+        told, taken = await take_proxy_header(near, version, allowed=True, tls=False)
+        assert (client_of(told), taken) == (client, b"")
         assert what_is_left(near) == REQUEST
 
 
@@ -81,7 +84,7 @@ async def test_a_header_may_come_byte_by_byte(kind: str, header: bytes) -> None:
             await turn(4)
             assert not taking.done()
         far.sendall(header[-1:] + REQUEST)
-        assert await taking == (CLIENT, b"")
+        assert await taking == (TOLD, b"")
         assert what_is_left(near) == REQUEST
 
 
@@ -94,7 +97,7 @@ async def test_a_header_that_has_come_in_part_leaves_nothing_to_wake_up_for(head
             await turn(4)
             assert what_is_left(near) == b""
         far.sendall(header[-1:])
-        assert await taking == (CLIENT, b"")
+        assert await taking == (TOLD, b"")
 
 
 @pytest.mark.parametrize("data", [REQUEST, b"POST / HTTP/1.1\r\n", b"\r\n" + REQUEST, HELLO])
@@ -130,7 +133,7 @@ async def test_before_tls_a_header_is_taken_and_what_is_of_tls_stays(header: byt
         far.sendall(header[:3])
         await turn(4)
         far.sendall(header[3:] + HELLO)
-        assert await taking == (CLIENT if header else None, b"")
+        assert await taking == (TOLD if header else None, b"")
         assert what_is_left(near) == HELLO
 
 
@@ -152,7 +155,7 @@ async def test_a_wait_that_is_cancelled_leaves_the_socket_to_others() -> None:
         assert taking.cancelled()
         assert not asyncio.get_running_loop().remove_reader(near)
         far.sendall(LINE)
-        assert await take_proxy_header(near, "auto", allowed=True, tls=False) == (CLIENT, b"")
+        assert await take_proxy_header(near, "auto", allowed=True, tls=False) == (TOLD, b"")
 
 
 async def test_a_refused_header_ends_the_wait() -> None:
@@ -447,10 +450,46 @@ async def test_a_peer_that_may_only_send_headers_tells_nothing_by_fields() -> No
         assert reply.endswith(told())
 
 
-@headers
-async def test_the_access_log_has_the_client_of_the_header(header: bytes) -> None:
+# What hooks and loggers are shown.
+
+
+async def shown(*pieces: bytes, path: Path | None = None) -> tuple[Any, dict[str, Any]]:
+    """The request and the environment of one connection's only record."""
     access = Access()
-    async with served(access=access) as server:
-        await server.ask(header + get("/", *FIELDS, "Connection: close"))
-    [(_, _, environ, _)] = access.records
+    async with served(path, access) as server:
+        await server.ask(*pieces, get("/", *FIELDS, "Connection: close"))
+        [(_, request, environ, _)] = access.records
+        return request, environ
+
+
+@headers
+async def test_hooks_and_loggers_are_shown_what_the_header_tells(header: bytes) -> None:
+    request, environ = await shown(header)
+    assert request.proxy_protocol_info == {
+        "proxy_protocol": "TCP4",
+        "client_addr": "203.0.113.7",
+        "client_port": 4711,
+        "proxy_addr": "192.0.2.1",
+        "proxy_port": 80,
+    }
     assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("203.0.113.7", "4711")
+    names = ("PROXY_PROTOCOL", "PROXY_ADDR", "PROXY_PORT")
+    assert [environ[name] for name in names] == ["TCP4", "192.0.2.1", "80"]
+
+
+@headers
+async def test_the_peer_is_still_who_has_connected(tmp_path: Path, header: bytes) -> None:
+    request, _ = await shown(header)
+    assert request.peer_addr == request.remote_addr
+    assert request.peer_addr[0] == "127.0.0.1"
+    request, _ = await shown(header, path=tmp_path / "socket")
+    assert request.peer_addr == ""
+
+
+@pytest.mark.parametrize("header", [b"", b"PROXY UNKNOWN\r\n", v2(command=0x20, family=0)])
+async def test_where_no_address_is_told_there_is_nothing_to_show(header: bytes) -> None:
+    request, environ = await shown(header)
+    assert request.proxy_protocol_info is None
+    assert request.peer_addr == (environ["REMOTE_ADDR"], int(environ["REMOTE_PORT"]))
+    assert environ["REMOTE_ADDR"] == "127.0.0.1"
+    assert not any(name.startswith("PROXY_") for name in environ)
