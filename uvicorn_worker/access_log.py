@@ -33,6 +33,10 @@ class Connected(Protocol):
     #: What is told of every request of the connection: ``client`` is the one that the peer has told of, or the peer.
     template: Message
 
+    def can_be_variable(self, name: bytes) -> bool:
+        """Whether a request field of this name may be in an environment (Gunicorn ``header_map``)."""
+        ...
+
 
 class Entry(Protocol):
     """A request and its answer, as a line shows them."""

@@ -196,9 +196,9 @@ class Settings:
         (b"x-forwarded-proto", b"https"),
         (b"x-forwarded-ssl", b"on"),
     )
-    #: What becomes of fields with an underscore in their names: ``'drop'``, ``'refuse'`` (the request), or
-    #: ``'dangerous'``, which is nothing (Gunicorn ``header_map``).
-    header_map: str = "dangerous"
+    #: What becomes of fields with an underscore in their names: ``'drop'``, ``'refuse'`` (the request), ``'keep'``,
+    #: or ``'dangerous'``, which makes variables of them, too, where there is an environment (Gunicorn ``header_map``).
+    header_map: str = "keep"
     #: The names, in lower case, that trusted proxies may send nevertheless; ``b'*'`` for all (Gunicorn
     #: ``forwarder_headers``).
     forwarder_headers: tuple[bytes, ...] = (b"script_name", b"path_info")
@@ -260,7 +260,8 @@ def _set_value(cfg: Any, name: str) -> Any:
 def _proxies(cfg: Any) -> dict[str, Any]:
     """What Gunicorn's settings say of proxies.
 
-    ``header_map`` at its default is left alone: whoever comes from uvicorn-worker has met every field.
+    ``header_map`` at its default is left alone: whoever comes from uvicorn-worker has met every field. That ``drop``
+    was asked for can't be told, as Gunicorn keeps no record of what was set.
     """
     protocol = getattr(cfg, "proxy_protocol", "off")
     if not isinstance(protocol, str):  # It was a boolean before Gunicorn 24.1.
@@ -495,7 +496,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "access_log": _boolean,
     "proxy_headers": _boolean,
     "forwarded_allow_ips": _allow_list,
-    "header_map": _one_of("drop", "refuse", "dangerous"),
+    "header_map": _one_of("drop", "refuse", "keep", "dangerous"),
     "timeout_keep_alive": _seconds,
     "loop": _loop,
     "ws": _ws,

@@ -66,7 +66,7 @@ class ProxyPolicy:
         #: What is to be looked at beside the usual fields.
         self.more_fields = frozenset(self._secure_values) - USUAL_FIELDS
         #: Whether names with an underscore are, too (Gunicorn ``header_map``).
-        self.maps_names = settings.header_map != "dangerous"
+        self.maps_names = settings.header_map in ("drop", "refuse")
         #: What an application is to be told otherwise, by the names, in lower case, and the values of such fields, in
         #: turn. Raises :class:`RequestRefused` where they contradict each other.
         self.read: Memo[tuple[bytes, ...], Message] = Memo(self._read, lambda fields: sum(map(len, fields)) <= 256)
@@ -89,12 +89,18 @@ class ProxyPolicy:
 
         A name with an underscore looks like another one with a hyphen to a gateway. Raises :class:`RequestRefused`.
         """
-        kept = [field for field in fields if b"_" not in field[0] or self._may_pass(field[0], trust)]
+        kept = [field for field in fields if self.can_be_variable(field[0], trust)]
         if len(kept) < len(fields) and self._settings.header_map == "refuse":
             raise _refuse("A header field has an underscore in its name")
         return kept
 
-    def _may_pass(self, name: bytes, trust: bool) -> bool:
+    def can_be_variable(self, name: bytes, trust: bool) -> bool:
+        """Whether a field of this ``name`` may be a variable of an environment, where nobody can tell it from others.
+
+        Those that trusted proxies may send are (Gunicorn ``forwarder_headers``).
+        """
+        if b"_" not in name or self._settings.header_map == "dangerous":
+            return True
         allowed = self._settings.forwarder_headers
         return trust and (name in allowed or b"*" in allowed)
 

@@ -99,8 +99,10 @@ def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     }
     fields: dict[str, str] = {}
     for field_name, value in entry.headers:
+        if b"_" in field_name and not entry.connection.can_be_variable(field_name):
+            continue
         name = _text(field_name).upper().replace("-", "_")
-        key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        key = name if field_name in (b"content-type", b"content-length") else f"HTTP_{name}"
         fields[key] = f"{fields[key]},{_text(value)}" if key in fields else _text(value)
     environ.update(fields)
     environ["wsgi.url_scheme"] = template["scheme"]

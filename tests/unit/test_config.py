@@ -60,6 +60,7 @@ VALUES = [
     ("forwarded_allow_ips", "", ()),
     ("header_map", "drop", "drop"),
     ("header_map", "refuse", "refuse"),
+    ("header_map", "keep", "keep"),
     ("ws_max_size", 0, 0),
     ("ws_max_size", "1048576", 1048576),
     ("ws_max_queue", 1, 1),
@@ -136,7 +137,8 @@ BAD_VALUES = [
     ("proxy_headers", None, "true or false"),
     ("forwarded_allow_ips", 5, "addresses or networks"),
     ("forwarded_allow_ips", [5], "addresses or networks"),
-    ("header_map", "keep", "one of drop, refuse, dangerous"),
+    ("header_map", "forbid", "one of drop, refuse, keep, dangerous"),
+    ("header_map", None, "one of drop, refuse, keep, dangerous"),
     ("ws_max_size", -1, "0 or more"),
     ("ws_max_size", "16M", "a whole number"),
     ("ws_max_size", None, "a whole number"),
@@ -405,7 +407,8 @@ def test_a_field_of_the_scheme_that_has_no_text_is_named() -> None:
 
 
 def test_gunicorns_header_map_counts_when_it_is_set() -> None:
-    assert settings_of().header_map == settings_of(header_map="dangerous").header_map == "dangerous"
+    assert settings_of().header_map == settings_of(header_map="drop").header_map == "keep"
+    assert settings_of(header_map="dangerous").header_map == "dangerous"
     assert settings_of(header_map="refuse").header_map == "refuse"
     assert settings_of({"header_map": "drop"}).header_map == "drop"
     assert settings_of({"header_map": "dangerous"}, header_map="refuse").header_map == "dangerous"

@@ -298,8 +298,31 @@ def test_names_with_an_underscore_are_dropped_or_refused_unless_a_forwarder_may_
     assert refusing.map_names(remaining, trust) == remaining
 
 
-def test_by_default_names_are_not_looked_at() -> None:
-    assert not policy().maps_names
+@pytest.mark.parametrize("header_map", ["keep", "dangerous"])
+def test_names_are_only_looked_at_where_something_becomes_of_them(header_map: str) -> None:
+    assert not policy(header_map=header_map).maps_names
+    assert policy().maps_names is policy(header_map="keep").maps_names
+
+
+@pytest.mark.parametrize(
+    ("header_map", "name", "trust", "can_be"),
+    [
+        ("keep", b"x_a", False, False),
+        ("keep", b"x_a", True, False),
+        ("keep", b"script_name", True, True),
+        ("keep", b"script_name", False, False),
+        ("keep", b"x-a", False, True),
+        ("drop", b"x_a", True, False),
+        ("drop", b"script_name", True, True),
+        ("refuse", b"script_name", True, True),
+        ("dangerous", b"x_a", False, True),
+        ("dangerous", b"script_name", False, True),
+    ],
+)
+def test_a_name_with_an_underscore_can_be_a_variable_where_it_would_be_one_of_gunicorns_own(
+    header_map: str, name: bytes, trust: bool, can_be: bool
+) -> None:
+    assert policy(header_map=header_map).can_be_variable(name, trust) is can_be
 
 
 # PROXY headers.

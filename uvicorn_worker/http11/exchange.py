@@ -51,6 +51,10 @@ class Wire(BodyWire, Protocol):
     keeps_alive: bool
     write_paused: bool
 
+    def can_be_variable(self, name: bytes) -> bool:
+        """Whether a request field of this name may be in an environment of WSGI."""
+        ...
+
     def write(self, data: bytes, /) -> None: ...
 
     def is_closing(self) -> bool:

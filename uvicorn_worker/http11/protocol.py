@@ -101,6 +101,9 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         if received:
             self._unparsed = memoryview(received)
 
+    def can_be_variable(self, name: bytes) -> bool:
+        return self.service.proxies.can_be_variable(name, self.trust)
+
     def turn_away(self, refusal: RequestRefused) -> None:
         """Nothing but this is to be told to its peer."""
         self._read_no_more()
