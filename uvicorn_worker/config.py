@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from ipaddress import ip_interface, ip_network
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -434,11 +435,25 @@ def _allow_list(value: Any) -> tuple[str, ...] | None:
     """Addresses, networks and names, separated by commas where they are text; ``None`` is uvicorn's default."""
     if value is None:
         return None
-    entries = value.split(",") if isinstance(value, str) else value
     try:
-        return tuple(entry.strip() for entry in entries if entry.strip())
+        entries = [entry.strip() for entry in (value.split(",") if isinstance(value, str) else value)]
     except (AttributeError, TypeError):
         raise ValueError("expected addresses or networks, separated by commas, or '*'") from None
+    for entry in entries:
+        # The path of a Unix socket is a name that uvicorn's documentation allows.
+        if "/" in entry and not entry.startswith(("/", "unix:")):
+            _check_network(entry)
+    return tuple(entry for entry in entries if entry)
+
+
+def _check_network(text: str) -> None:
+    """A network that is none would be a name, which matches nobody."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(f"{text!r} is no network; write one as '10.0.0.0/8'") from None
+    if network.network_address != ip_interface(text).ip:
+        raise ValueError(f"{text!r} is no network; did you mean '{network}'?")
 
 
 def _server_header(value: Any) -> bytes:
