@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
-from uvicorn_worker.config import OPTIONS, Settings, read_options
+from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import InvalidOption
+from uvicorn_worker.options import OPTIONS, read_options, settings_under
 
 
 def settings_of(options: dict[str, Any] | None = None, **gunicorn: Any) -> Settings:
     cfg = Config()
     for name, value in gunicorn.items():
         cfg.set(name, value)
-    return Settings.from_gunicorn(cfg, read_options(options or {}, {}))
+    return settings_under(cfg, read_options(options or {}, {}))
 
 
 # Options.
