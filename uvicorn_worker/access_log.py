@@ -15,9 +15,10 @@ from datetime import timedelta
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
-from uvicorn_worker._types import Log, Message, RequestFields
+from uvicorn_worker._types import Address, Log, Message, RequestFields
 from uvicorn_worker.http11.framing import Target
 from uvicorn_worker.memo import Memo
+from uvicorn_worker.proxy import Told
 
 #: How an answered request comes to the environment of WSGI (PEP 3333).
 EnvironOf = Callable[[Any], Mapping[str, Any]]
@@ -26,8 +27,15 @@ EnvironOf = Callable[[Any], Mapping[str, Any]]
 class Connected(Protocol):
     """A connection, as a line shows it."""
 
-    #: What is told of every request of the connection: ``client`` is the other end of it.
+    #: The other end of it, and what that has told of a client by a PROXY header.
+    peer: Address | None
+    told: Told | None
+    #: What is told of every request of the connection: ``client`` is the one that the peer has told of, or the peer.
     template: Message
+
+    def can_be_variable(self, name: bytes) -> bool:
+        """Whether a request field of this name may be in an environment (Gunicorn ``header_map``)."""
+        ...
 
 
 class Entry(Protocol):

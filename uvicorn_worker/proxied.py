@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from uvicorn_worker._types import Address
 from uvicorn_worker.config import PROXY_HEADER_BYTES
-from uvicorn_worker.proxy import ABSENT, read_proxy_header
+from uvicorn_worker.proxy import ABSENT, Told, read_proxy_header
 
 
-async def take_proxy_header(connection: socket.socket, mode: str, *, allowed: bool) -> tuple[Address | None, bytes]:
+async def take_proxy_header(
+    connection: socket.socket, mode: str, *, allowed: bool, tls: bool
+) -> tuple[Told | None, bytes]:
     """Take the PROXY header out of what a non-blocking ``connection`` receives.
 
-    Returns the client that it tells of, if any, and bytes that were taken though they belong to no such header. They
-    are the beginning of a request: TLS never begins like one. ``mode`` and ``allowed`` are as for
-    :func:`read_proxy_header`. Raises :class:`RequestRefused`, and :class:`OSError` where the peer has gone.
+    Returns what it tells, if anything, and bytes that were taken though they belong to no such header: they
+    are the beginning of a request. ``mode`` and ``allowed`` are as for :func:`read_proxy_header`; ``tls`` says whether
+    TLS is to follow. Raises :class:`RequestRefused`, and :class:`OSError` where the peer has gone, or speaks in the
+    clear what only TLS may carry.
     """
     taken = b""
     while True:
@@ -28,10 +30,12 @@ async def take_proxy_header(connection: socket.socket, mode: str, *, allowed: bo
             raise ConnectionAbortedError("the peer closed the connection before it began")
         header = read_proxy_header(taken + seen, mode, allowed=allowed)
         if header is ABSENT:
+            if tls and taken:  # TLS doesn't begin like a header, and nothing that is read in front of it came by it.
+                raise ConnectionAbortedError("there is no TLS behind what came in the clear")
             return None, taken
         if header is not None:
             _take(connection, header.size - len(taken))
-            return header.client, b""
+            return header.told, b""
         # If it were left there, the connection would be readable all the time.
         taken += _take(connection, len(seen))
 

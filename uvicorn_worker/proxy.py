@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterable
-from enum import IntEnum
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any, NamedTuple
@@ -23,17 +22,6 @@ USUAL_FIELDS = frozenset((_FORWARDED_FOR, _FORWARDED_PROTO, b"x-forwarded-protoc
 
 # Of a chain of proxies that is longer, only the end is looked at.
 _MOST_HOPS = 100
-
-
-class Trust(IntEnum):
-    """What proxies' fields are believed in the requests of one connection."""
-
-    NOTHING = 0
-    SCHEME = 1  # The client itself is known by a PROXY header, and is no proxy.
-    ALL = 2
-
-
-NOTHING, SCHEME, ALL = Trust
 
 
 class AllowList:
@@ -78,36 +66,43 @@ class ProxyPolicy:
         #: What is to be looked at beside the usual fields.
         self.more_fields = frozenset(self._secure_values) - USUAL_FIELDS
         #: Whether names with an underscore are, too (Gunicorn ``header_map``).
-        self.maps_names = settings.header_map != "dangerous"
+        self.maps_names = settings.header_map in ("drop", "refuse")
         #: What an application is to be told otherwise, by the names, in lower case, and the values of such fields, in
         #: turn. Raises :class:`RequestRefused` where they contradict each other.
         self.read: Memo[tuple[bytes, ...], Message] = Memo(self._read, lambda fields: sum(map(len, fields)) <= 256)
 
-    def trust_in(self, peer: Address | None, told: Address | None = None) -> Trust:
-        """What is believed of ``peer``, who has ``told`` of another client by a PROXY header.
+    def trust_in(self, peer: Address | None, told: Address | None = None) -> bool:
+        """Whether the fields of proxies are believed of ``peer``, who may have ``told`` of a client by a PROXY header.
 
-        Then that client is the last hop, so what the fields say of others before it needs trust in it, too.
+        Who speaks for a client in this way need not know HTTP, and pass on whatever the client has written; so they are
+        believed of a client that is trusted, too.
         """
         if not self._settings.proxy_headers or not self._is_forwarder(peer):
-            return NOTHING
-        return ALL if told is None or self._is_forwarder(told) else SCHEME
+            return False
+        return told is None or self._is_forwarder(told)
 
     def _is_forwarder(self, address: Address | None) -> bool:
         return (None if address is None else address[0]) in self._forwarders
 
-    def map_names(self, fields: Any, trust: Trust) -> Any:
+    def map_names(self, fields: Any, trust: bool) -> Any:
         """The ``fields`` of a request that remain (Gunicorn ``header_map``).
 
         A name with an underscore looks like another one with a hyphen to a gateway. Raises :class:`RequestRefused`.
         """
-        kept = [field for field in fields if b"_" not in field[0] or self._may_pass(field[0], trust)]
+        kept = [field for field in fields if self.can_be_variable(field[0], trust)]
         if len(kept) < len(fields) and self._settings.header_map == "refuse":
             raise _refuse("A header field has an underscore in its name")
         return kept
 
-    def _may_pass(self, name: bytes, trust: Trust) -> bool:
+    def can_be_variable(self, name: bytes, trust: bool) -> bool:
+        """Whether a field of this ``name`` may be a variable of an environment, where nobody can tell it from others.
+
+        Those that trusted proxies may send are (Gunicorn ``forwarder_headers``).
+        """
+        if b"_" not in name or self._settings.header_map == "dangerous":
+            return True
         allowed = self._settings.forwarder_headers
-        return trust is not NOTHING and (name in allowed or b"*" in allowed)
+        return trust and (name in allowed or b"*" in allowed)
 
     def _read(self, names_and_values: tuple[bytes, ...]) -> Message:
         fields = list(zip(names_and_values[::2], names_and_values[1::2], strict=True))
@@ -157,13 +152,26 @@ def _refuse(reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> Request
 # else that a connection carries, TLS included.
 
 
+class Told(NamedTuple):
+    """Whom a proxy speaks for."""
+
+    client: Address
+    #: Where the client has connected to.
+    proxy: Address
+
+    @property
+    def protocol(self) -> str:
+        """``'TCP4'`` or ``'TCP6'``."""
+        return "TCP6" if ":" in self.client[0] else "TCP4"
+
+
 class ProxyHeader(NamedTuple):
     """What stands in front of a connection."""
 
     #: Its bytes; 0 means that there is no such header.
     size: int
-    #: ``None`` where it tells none: the proxy speaks for itself, or for a client without an address.
-    client: Address | None
+    #: ``None`` where it tells nobody: the proxy speaks for itself, or for a client without an address.
+    told: Told | None
 
 
 ABSENT = ProxyHeader(0, None)
@@ -213,19 +221,19 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
     match = _V1_LINE.fullmatch(line)
     if match is None:
         raise _refuse("Invalid PROXY header")
-    return ProxyHeader(end + 2, _address_v1(*match.groups()))
+    return ProxyHeader(end + 2, _addresses_v1(*match.groups()))
 
 
-def _address_v1(family: bytes, source: bytes, destination: bytes, source_port: bytes, port: bytes) -> Address:
+def _addresses_v1(family: bytes, source: bytes, destination: bytes, source_port: bytes, port: bytes) -> Told:
     parse = IPv4Address if family == b"4" else IPv6Address
     try:
-        host = str(parse(source.decode("ascii")))
-        parse(destination.decode("ascii"))
+        client = str(parse(source.decode("ascii"))), int(source_port)
+        proxy = str(parse(destination.decode("ascii"))), int(port)
     except ValueError:
         raise _refuse("Invalid address in the PROXY header") from None
-    if max(int(source_port), int(port)) > 65535:
+    if max(client[1], proxy[1]) > 65535:
         raise _refuse("Invalid port in the PROXY header")
-    return host, int(source_port)
+    return Told(client, proxy)
 
 
 def _read_v2(data: bytes) -> ProxyHeader | None:
@@ -242,17 +250,17 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
     if len(data) < size:
         return None
     family, protocol = divmod(family_protocol, 16)
-    return ProxyHeader(size, _address_v2(family, protocol, data[_V2_BYTES:size]) if command == _PROXY else None)
+    return ProxyHeader(size, _addresses_v2(family, protocol, data[_V2_BYTES:size]) if command == _PROXY else None)
 
 
-def _address_v2(family: int, protocol: int, data: bytes) -> Address | None:
-    """The client in the address block that ``data`` begins with; what follows it (TLVs) is not looked at."""
+def _addresses_v2(family: int, protocol: int, data: bytes) -> Told | None:
+    """What is told in the address block that ``data`` begins with; what follows it (TLVs) is not looked at."""
     if family == _UNSPECIFIED:
         return None
     if protocol != _STREAM or len(data) < _ADDRESS_BYTES.get(family, len(data) + 1):
         raise _refuse("Invalid address in the PROXY header")
     if family == _UNIX:
         return None
-    if family == _INET:
-        return str(IPv4Address(data[:4])), struct.unpack_from(">H", data, 8)[0]
-    return str(IPv6Address(data[:16])), struct.unpack_from(">H", data, 32)[0]
+    parse, size = (IPv4Address, 4) if family == _INET else (IPv6Address, 16)
+    client_port, proxy_port = struct.unpack_from(">HH", data, 2 * size)
+    return Told((str(parse(data[:size])), client_port), (str(parse(data[size : 2 * size])), proxy_port))

@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 import uvloop
 
 from uvicorn_worker.broadcast.directory import own_directory
-from uvicorn_worker.config import Settings, read_options
+from uvicorn_worker.config import Settings
 from uvicorn_worker.interfaces.detect import detect_interface
+from uvicorn_worker.options import read_options
 from uvicorn_worker.server import Server
 
 #: Is given what stops a server, as soon as there is one.

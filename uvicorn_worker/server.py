@@ -345,17 +345,17 @@ class Server:
 
     async def _hear_proxy(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
         """Tell ``protocol`` what a PROXY header says; raises :class:`OSError` where there will be no connection."""
-        peer = protocol.template["client"]
+        peer = protocol.peer
         task = asyncio.current_task()
         assert task is not None
         self._unannounced.add(task)
         try:
             async with asyncio.timeout(self._settings.head_timeout or None):
                 allowed = peer is None or peer[0] in self._may_announce
-                client, received = await take_proxy_header(
-                    connection, self._settings.proxy_protocol, allowed=allowed
+                told, received = await take_proxy_header(
+                    connection, self._settings.proxy_protocol, allowed=allowed, tls=self._tls is not None
                 )
-            protocol.introduce(client, received)
+            protocol.introduce(told, received)
         except RequestRefused as refusal:
             self._log.warning("Refused a connection of %s: %s", peer[0] if peer else "a Unix socket", refusal)
             if self._tls is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from uvicorn_worker.access_log import Entry, path_info, sent_path
 from uvicorn_worker.config import BODILESS_STATUSES
+from uvicorn_worker.proxy import Told
 
 _PORTS = {"http": "80", "https": "443"}
 
@@ -24,15 +25,16 @@ class RequestView:
     #: What only a WSGI worker reads itself.
     body = None
     trailers: tuple[tuple[str, str], ...] = ()
-    proxy_protocol_info = None
     #: A request that has a fragment is refused.
     fragment = ""
 
     def __init__(self, entry: Entry, number: int = 1) -> None:
         self.scheme: str = entry.template["scheme"]
         #: The other end of the connection: ``(host, port)``, or ``''`` for a Unix socket's.
-        self.peer_addr: Any = entry.connection.template["client"] or ""
+        self.peer_addr: Any = entry.connection.peer or ""
         self.remote_addr = self.peer_addr
+        #: What a PROXY header has told, by Gunicorn's names; ``None`` where there was none, or it told nothing.
+        self.proxy_protocol_info = _proxy_info(entry.connection.told)
         self.method = entry.method
         self.uri = _text(entry.target.raw) or "-"
         self.path = _text(sent_path(entry.target.raw)) if entry.target.raw else "-"
@@ -87,7 +89,7 @@ def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     """The environment of a request (PEP 3333, with Gunicorn's ``RAW_URI``), over what is the same for all."""
     template = entry.template
     server = template["server"] or ("", None)
-    client = entry.connection.template["client"]
+    client, told = entry.connection.template["client"], entry.connection.told
     target = entry.target.raw
     environ = {
         **base,
@@ -98,16 +100,18 @@ def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     }
     fields: dict[str, str] = {}
     for field_name, value in entry.headers:
-        if b"_" in field_name:  # It would pass for another field (Gunicorn's header_map).
+        if b"_" in field_name and not entry.connection.can_be_variable(field_name):
             continue
         name = _text(field_name).upper().replace("-", "_")
-        key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        key = name if field_name in (b"content-type", b"content-length") else f"HTTP_{name}"
         fields[key] = f"{fields[key]},{_text(value)}" if key in fields else _text(value)
     environ.update(fields)
     environ["wsgi.url_scheme"] = template["scheme"]
     environ["REMOTE_ADDR"] = client[0] if client else ""
     if client:
         environ["REMOTE_PORT"] = str(client[1])
+    if told is not None:
+        environ |= {"PROXY_PROTOCOL": told.protocol, "PROXY_ADDR": told.proxy[0], "PROXY_PORT": str(told.proxy[1])}
     # A Unix socket's path is no server to WSGI, so that Gunicorn asks the Host field.
     host, _, port = fields.get("HTTP_HOST", "").partition(":")
     is_named = server[1] is None and host
@@ -116,6 +120,19 @@ def environ_of(entry: Entry, base: Mapping[str, Any]) -> dict[str, Any]:
     environ["PATH_INFO"] = path_info(target) if target else "-"
     environ["SCRIPT_NAME"] = template["root_path"]
     return environ
+
+
+def _proxy_info(told: Told | None) -> dict[str, Any] | None:
+    if told is None:
+        return None
+    (client_addr, client_port), (proxy_addr, proxy_port) = told
+    return {
+        "proxy_protocol": told.protocol,
+        "client_addr": client_addr,
+        "client_port": client_port,
+        "proxy_addr": proxy_addr,
+        "proxy_port": proxy_port,
+    }
 
 
 def _text(value: bytes) -> str:

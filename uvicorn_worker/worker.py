@@ -27,13 +27,14 @@ from gunicorn.workers.base import Worker
 from uvicorn_worker._types import Hooks
 from uvicorn_worker.access_log import AccessWriter, Entry
 from uvicorn_worker.broadcast.directory import Directory, own_directory
-from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings, read_options
+from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings
 from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
 from uvicorn_worker.interfaces.detect import detect_interface
 from uvicorn_worker.observe import Observer
+from uvicorn_worker.options import read_options, settings_under
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
 from uvicorn_worker.tls import Contexts
 from uvicorn_worker.views import environ_of
@@ -98,7 +99,7 @@ class UvicornWorker(Worker):
                 raise InvalidOption(verdict.line)
             if notice is not None:
                 notice(verdict.line)
-        return Settings.from_gunicorn(cfg, read_options(cls.CONFIG_KWARGS, os.environ | cfg.env, notice=notice))
+        return settings_under(cfg, read_options(cls.CONFIG_KWARGS, os.environ | cfg.env, notice=notice))
 
     # Booting.
 

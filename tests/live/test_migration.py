@@ -58,6 +58,7 @@ def test_an_option_without_a_meaning_here_is_told_of_once_by_the_master(serve: S
         ("'no_such_option': 1", "there is no option 'no_such_option'"),
         ("'interface': 'wsgi'", "expected one of auto, channels, asgi3"),
         ("'lifespan': 'maybe'", "expected one of auto, on, off"),
+        ("'forwarded_allow_ips': '10.0.0.1/8'", "'10.0.0.1/8' is no network; did you mean '10.0.0.0/8'?"),
         ("'loop': 'trio'", "expected one of auto, uvloop, asyncio"),
     ],
 )

@@ -127,13 +127,14 @@ def test_all_requests_of_a_connection_come_from_the_client_of_its_header(serve: 
 
 
 @versions
-def test_a_websocket_behind_a_header_and_fields(serve: Serve, header: bytes) -> None:
+def test_a_websocket_behind_a_header_whose_client_is_no_proxy(serve: Serve, header: bytes) -> None:
     server = serve("websocket_apps:app", *PROXY[1:], "--forwarded-allow-ips", "127.0.0.1")
-    wire = announced(server, header + handshake("/what", *FORWARDED))
+    fields = ("X-Forwarded-For: 198.51.100.1", "X-Forwarded-Proto: https")
+    wire = announced(server, header + handshake("/what", *fields))
     assert wire.until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
     message = wire.until(b"}")
     assert b'"client": ["203.0.113.7", 4711]' in message
-    assert b'"scheme": "wss"' in message
+    assert b'"scheme": "ws"' in message
 
 
 @versions

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
-from uvicorn_worker.config import OPTIONS, Settings, read_options
+from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import InvalidOption
+from uvicorn_worker.options import OPTIONS, read_options, settings_under
 
 
 def settings_of(options: dict[str, Any] | None = None, **gunicorn: Any) -> Settings:
     cfg = Config()
     for name, value in gunicorn.items():
         cfg.set(name, value)
-    return Settings.from_gunicorn(cfg, read_options(options or {}, {}))
+    return settings_under(cfg, read_options(options or {}, {}))
 
 
 # Options.
@@ -58,8 +59,12 @@ VALUES = [
     ("forwarded_allow_ips", "127.0.0.1, 10.0.0.0/8,", ("127.0.0.1", "10.0.0.0/8")),
     ("forwarded_allow_ips", ["::1", "proxy"], ("::1", "proxy")),
     ("forwarded_allow_ips", "", ()),
+    ("forwarded_allow_ips", "10.0.0.0/255.0.0.0,2001:db8::/32", ("10.0.0.0/255.0.0.0", "2001:db8::/32")),
+    # As uvicorn's documentation has it; a Unix socket is trusted anyway.
+    ("forwarded_allow_ips", "/run/app.sock, unix:/run/app.sock", ("/run/app.sock", "unix:/run/app.sock")),
     ("header_map", "drop", "drop"),
     ("header_map", "refuse", "refuse"),
+    ("header_map", "keep", "keep"),
     ("ws_max_size", 0, 0),
     ("ws_max_size", "1048576", 1048576),
     ("ws_max_queue", 1, 1),
@@ -136,7 +141,14 @@ BAD_VALUES = [
     ("proxy_headers", None, "true or false"),
     ("forwarded_allow_ips", 5, "addresses or networks"),
     ("forwarded_allow_ips", [5], "addresses or networks"),
-    ("header_map", "keep", "one of drop, refuse, dangerous"),
+    ("forwarded_allow_ips", "127.0.0.1, 10.0.0.1/8", "'10.0.0.1/8' is no network; did you mean '10.0.0.0/8'?"),
+    ("forwarded_allow_ips", ["2001:db8::1/32"], "'2001:db8::1/32' is no network; did you mean '2001:db8::/32'?"),
+    ("forwarded_allow_ips", "10.0.0.0/33", "'10.0.0.0/33' is no network; write one as '10.0.0.0/8'"),
+    ("forwarded_allow_ips", "10.0.0.0/", "'10.0.0.0/' is no network"),
+    ("forwarded_allow_ips", "10.0.0.0 / 8", "'10.0.0.0 / 8' is no network"),
+    ("forwarded_allow_ips", "http://proxy", "'http://proxy' is no network"),
+    ("header_map", "forbid", "one of drop, refuse, keep, dangerous"),
+    ("header_map", None, "one of drop, refuse, keep, dangerous"),
     ("ws_max_size", -1, "0 or more"),
     ("ws_max_size", "16M", "a whole number"),
     ("ws_max_size", None, "a whole number"),
@@ -428,7 +440,8 @@ def test_a_field_of_the_scheme_that_has_no_text_is_named() -> None:
 
 
 def test_gunicorns_header_map_counts_when_it_is_set() -> None:
-    assert settings_of().header_map == settings_of(header_map="dangerous").header_map == "dangerous"
+    assert settings_of().header_map == settings_of(header_map="drop").header_map == "keep"
+    assert settings_of(header_map="dangerous").header_map == "dangerous"
     assert settings_of(header_map="refuse").header_map == "refuse"
     assert settings_of({"header_map": "drop"}).header_map == "drop"
     assert settings_of({"header_map": "dangerous"}, header_map="refuse").header_map == "dangerous"

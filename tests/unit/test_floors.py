@@ -18,8 +18,8 @@ ROOT = Path(uvicorn_worker.__file__).parent
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version"},
     1: {"config", "clock", "broadcast.codec", "broadcast.directory"},
-    2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"}
-    | {"broadcast.groups", "broadcast.mesh"},
+    2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "options", "proxy"}
+    | {"broadcast.groups", "broadcast.mesh", "websocket.frames"},
     3: {"access_log", "groups", "proxied", "service", "tls", "websocket.handshake", "websocket.reader"}
     | {"broadcast.peers", "interfaces.messages"},
     4: {"broadcast.local", "http11.body", "flow", "views"},

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from uvicorn_worker.config import OPTIONS, read_options
 from uvicorn_worker.errors import InvalidOption
 from uvicorn_worker.migration import FOREIGN
+from uvicorn_worker.options import OPTIONS, read_options
 
 #: The parameters of ``uvicorn.Config`` of uvicorn 0.54, with their defaults where these are plain values.
 DEFAULTS: dict[str, Any] = {

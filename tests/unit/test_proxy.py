@@ -15,13 +15,10 @@ from uvicorn_worker.config import PROXY_HEADER_BYTES, Settings
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.proxy import (
     ABSENT,
-    ALL,
-    NOTHING,
-    SCHEME,
     AllowList,
     ProxyHeader,
     ProxyPolicy,
-    Trust,
+    Told,
     read_proxy_header,
     split_address,
 )
@@ -81,7 +78,7 @@ def test_trust_goes_by_address_network_and_name(allowed: tuple[str, ...], host: 
 @pytest.mark.parametrize("allowed", [(), ("10.0.0.1",), ("*",)])
 def test_the_peer_at_a_unix_socket_is_trusted(allowed: tuple[str, ...]) -> None:
     assert None in AllowList(allowed)
-    assert policy(forwarded_allow_ips=allowed).trust_in(None) is ALL
+    assert policy(forwarded_allow_ips=allowed).trust_in(None) is True
 
 
 def test_what_is_remembered_of_hosts_is_bounded() -> None:
@@ -96,19 +93,19 @@ def test_what_is_remembered_of_hosts_is_bounded() -> None:
 @pytest.mark.parametrize(
     ("settings", "peer", "told", "trust"),
     [
-        ({}, PEER, None, ALL),
-        ({}, ("10.0.0.1", 1), None, NOTHING),
-        ({"proxy_headers": False}, PEER, None, NOTHING),
-        ({"proxy_headers": False}, None, None, NOTHING),
-        ({}, PEER, ("203.0.113.7", 1), SCHEME),
-        ({}, PEER, ("::1", 1), ALL),
-        ({}, None, ("203.0.113.7", 1), SCHEME),
-        ({}, ("10.0.0.1", 1), ("127.0.0.1", 1), NOTHING),
-        ({"forwarded_allow_ips": ("*",)}, ("10.0.0.1", 1), ("203.0.113.7", 1), ALL),
+        ({}, PEER, None, True),
+        ({}, ("10.0.0.1", 1), None, False),
+        ({"proxy_headers": False}, PEER, None, False),
+        ({"proxy_headers": False}, None, None, False),
+        ({}, PEER, ("203.0.113.7", 1), False),
+        ({}, PEER, ("::1", 1), True),
+        ({}, None, ("203.0.113.7", 1), False),
+        ({}, ("10.0.0.1", 1), ("127.0.0.1", 1), False),
+        ({"forwarded_allow_ips": ("*",)}, ("10.0.0.1", 1), ("203.0.113.7", 1), True),
     ],
 )
 def test_trust_in_a_peer_and_in_the_client_that_it_speaks_for(
-    settings: dict[str, Any], peer: Address | None, told: Address | None, trust: Trust
+    settings: dict[str, Any], peer: Address | None, told: Address | None, trust: bool
 ) -> None:
     assert policy(**settings).trust_in(peer, told) is trust
 
@@ -279,16 +276,16 @@ FIELDS = [[b"a-b", b"1"], [b"a_b", b"2"], [b"script_name", b"/3"], [b"path_info"
 @pytest.mark.parametrize(
     ("trust", "allowed", "kept"),
     [
-        (NOTHING, (b"script_name",), [b"a-b"]),
-        (NOTHING, (b"*",), [b"a-b"]),
-        (ALL, (), [b"a-b"]),
-        (ALL, (b"script_name",), [b"a-b", b"script_name"]),
-        (SCHEME, (b"script_name", b"a_b"), [b"a-b", b"a_b", b"script_name"]),
-        (ALL, (b"*",), [b"a-b", b"a_b", b"script_name", b"path_info"]),
+        (False, (b"script_name",), [b"a-b"]),
+        (False, (b"*",), [b"a-b"]),
+        (True, (), [b"a-b"]),
+        (True, (b"script_name",), [b"a-b", b"script_name"]),
+        (True, (b"script_name", b"a_b"), [b"a-b", b"a_b", b"script_name"]),
+        (True, (b"*",), [b"a-b", b"a_b", b"script_name", b"path_info"]),
     ],
 )
 def test_names_with_an_underscore_are_dropped_or_refused_unless_a_forwarder_may_send_them(
-    trust: Trust, allowed: tuple[bytes, ...], kept: list[bytes]
+    trust: bool, allowed: tuple[bytes, ...], kept: list[bytes]
 ) -> None:
     dropping = policy(header_map="drop", forwarder_headers=allowed)
     refusing = policy(header_map="refuse", forwarder_headers=allowed)
@@ -301,8 +298,31 @@ def test_names_with_an_underscore_are_dropped_or_refused_unless_a_forwarder_may_
     assert refusing.map_names(remaining, trust) == remaining
 
 
-def test_by_default_names_are_not_looked_at() -> None:
-    assert not policy().maps_names
+@pytest.mark.parametrize("header_map", ["keep", "dangerous"])
+def test_names_are_only_looked_at_where_something_becomes_of_them(header_map: str) -> None:
+    assert not policy(header_map=header_map).maps_names
+    assert policy().maps_names is policy(header_map="keep").maps_names
+
+
+@pytest.mark.parametrize(
+    ("header_map", "name", "trust", "can_be"),
+    [
+        ("keep", b"x_a", False, False),
+        ("keep", b"x_a", True, False),
+        ("keep", b"script_name", True, True),
+        ("keep", b"script_name", False, False),
+        ("keep", b"x-a", False, True),
+        ("drop", b"x_a", True, False),
+        ("drop", b"script_name", True, True),
+        ("refuse", b"script_name", True, True),
+        ("dangerous", b"x_a", False, True),
+        ("dangerous", b"script_name", False, True),
+    ],
+)
+def test_a_name_with_an_underscore_can_be_a_variable_where_it_would_be_one_of_gunicorns_own(
+    header_map: str, name: bytes, trust: bool, can_be: bool
+) -> None:
+    assert policy(header_map=header_map).can_be_variable(name, trust) is can_be
 
 
 # PROXY headers.
@@ -321,6 +341,10 @@ def v2(address: bytes = b"", *, command: int = 0x21, family: int = 0x11, rest: b
 def inet(source: Address = CLIENT, destination: Address = ("192.0.2.1", 80)) -> bytes:
     hosts = b"".join(ipaddress.ip_address(host).packed for host, _ in (source, destination))
     return hosts + struct.pack(">HH", source[1], destination[1])
+
+
+def client_of(told: Told | None) -> Address | None:
+    return None if told is None else told.client
 
 
 #: The longest address.
@@ -356,7 +380,9 @@ GOOD: list[tuple[str, bytes, Address | None]] = [
 def test_a_header_is_read_to_its_last_byte(version: str, header: bytes, client: Address | None) -> None:
     for mode in (version, "auto"):
         for rest in (b"", REQUEST, b"\x16\x03\x01", header):
-            assert read_proxy_header(header + rest, mode, allowed=True) == ProxyHeader(len(header), client)
+            read = read_proxy_header(header + rest, mode, allowed=True)
+            assert read is not None
+            assert (read.size, client_of(read.told)) == (len(header), client)
 
 
 @pytest.mark.parametrize(("version", "header", "client"), GOOD)
@@ -478,4 +504,6 @@ def test_every_address_comes_back_from_either_version(family: Any, data: st.Data
     block = source.packed + destination.packed + struct.pack(">HH", port, other)
     binary = v2(block, family=0x11 if family == 4 else 0x21)
     for header in (line, binary):
-        assert read_proxy_header(header, "auto", allowed=True) == ProxyHeader(len(header), (str(source), port))
+        told = Told((str(source), port), (str(destination), other))
+        assert read_proxy_header(header, "auto", allowed=True) == ProxyHeader(len(header), told)
+        assert told.protocol == f"TCP{family}"

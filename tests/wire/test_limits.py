@@ -115,7 +115,7 @@ async def test_one_field_or_the_line_may_take_most_of_the_head(serve: Serve, siz
 
 
 async def test_limits_that_are_set_do_not_add_up_to_less_than_each(serve: Serve) -> None:
-    """As Settings.from_gunicorn has it, the head has room for all fields at their limit."""
+    """As :func:`settings_under` has it, the head has room for all fields at their limit."""
     worker = serve(field_size_limit=8190, field_count_limit=100, head_limit=100 * 8190)
     fields = ["X: " + "a" * (8190 - len("X: \r\n"))] * 99
     assert await worker.connect().ask(get("/", *fields)) == HELLO

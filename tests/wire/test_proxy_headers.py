@@ -288,3 +288,45 @@ async def test_the_access_log_has_the_peer_and_the_scheme_of_the_request(serve: 
     assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("127.0.0.1", "50007")
     assert environ["HTTP_X_FORWARDED_FOR"] == "203.0.113.7"
     assert environ["wsgi.url_scheme"] == "https"
+
+
+MAPPED = ("X-Real-IP: 1.1.1.1", "X_Real_IP: 6.6.6.6", "X_Api_Key: secret", "SCRIPT_NAME: /a", "Content_Length: 99")
+
+
+async def environ(serve: Serve, peer: Any, **settings: Any) -> dict[str, Any]:
+    """The variables of fields that hooks and loggers are shown of one request."""
+    app = Told()
+    worker = serve(app.channels, **settings)
+    access = observe(worker)
+    assert await worker.connect(client=peer).ask(post("/", b"", *MAPPED)) == ok("hello")
+    [(_, _, variables, _)] = access.records
+    names = ("HTTP_X_REAL_IP", "HTTP_X_API_KEY", "HTTP_SCRIPT_NAME", "CONTENT_LENGTH", "HTTP_CONTENT_LENGTH")
+    return {name: variables[name] for name in names if name in variables}
+
+
+PLAIN = {"HTTP_X_REAL_IP": "1.1.1.1", "CONTENT_LENGTH": "0"}
+ALL = {
+    "HTTP_X_REAL_IP": "1.1.1.1,6.6.6.6",
+    "HTTP_X_API_KEY": "secret",
+    "HTTP_SCRIPT_NAME": "/a",
+    "CONTENT_LENGTH": "0",
+    "HTTP_CONTENT_LENGTH": "99",
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "peer", "variables"),
+    [
+        ({}, STRANGER, PLAIN),
+        ({}, PROXY, PLAIN | {"HTTP_SCRIPT_NAME": "/a"}),
+        ({"forwarder_headers": ()}, PROXY, PLAIN),
+        ({"forwarder_headers": (b"*",)}, PROXY, ALL),
+        ({"forwarder_headers": (b"*",)}, STRANGER, PLAIN),
+        ({"header_map": "drop"}, STRANGER, PLAIN),
+        ({"header_map": "dangerous"}, STRANGER, ALL),
+    ],
+)
+async def test_no_variable_is_made_of_a_name_that_could_be_taken_for_another(
+    serve: Serve, settings: dict[str, Any], peer: Any, variables: dict[str, str]
+) -> None:
+    assert await environ(serve, peer, **settings) == variables

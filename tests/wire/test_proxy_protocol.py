@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from unit.test_proxy import CLIENT, GOOD, REQUEST, V2, inet, v2
+from live.certificates import needs_openssl, self_signed, trusting
+from unit.test_proxy import CLIENT, GOOD, REQUEST, V2, client_of, inet, v2
 
 from uvicorn_worker._types import Address
 from uvicorn_worker.config import IDLE_GRACE, Settings
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.observe import Observer
 from uvicorn_worker.proxied import take_proxy_header
+from uvicorn_worker.proxy import Told
 from uvicorn_worker.server import Server
 
 from .harness import Log, get, turn
@@ -26,9 +29,13 @@ from .test_observe import Access
 pytestmark = pytest.mark.usefixtures("serve")
 
 LINE = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\n"
+TOLD = Told(CLIENT, ("192.0.2.1", 80))
 
 headers = pytest.mark.parametrize("header", [LINE, v2(inet()), v2(inet(), rest=bytes(500))], ids=["v1", "v2", "TLVs"])
 
+
+#: How TLS begins.
+HELLO = b"\x16\x03\x01\x02\x00\x01"
 
 # What is taken from a socket.
 
@@ -62,7 +69,8 @@ async def test_a_header_is_taken_and_not_a_byte_more(
 ) -> None:
     async with pair(kind) as (near, far):
         far.sendall(header + REQUEST)
-        assert await take_proxy_header(near, version, allowed=True) == (client, b"")
+        told, taken = await take_proxy_header(near, version, allowed=True, tls=False)
+        assert (client_of(told), taken) == (client, b"")
         assert what_is_left(near) == REQUEST
 
 
@@ -70,41 +78,63 @@ async def test_a_header_is_taken_and_not_a_byte_more(
 @pytest.mark.parametrize("kind", ["unix", "tcp"])
 async def test_a_header_may_come_byte_by_byte(kind: str, header: bytes) -> None:
     async with pair(kind) as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=False))
         for byte in header[:-1]:
             far.sendall(bytes((byte,)))
             await turn(4)
             assert not taking.done()
         far.sendall(header[-1:] + REQUEST)
-        assert await taking == (CLIENT, b"")
+        assert await taking == (TOLD, b"")
         assert what_is_left(near) == REQUEST
 
 
 @headers
 async def test_a_header_that_has_come_in_part_leaves_nothing_to_wake_up_for(header: bytes) -> None:
     async with pair() as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=False))
         for size in range(1, len(header)):
             far.sendall(header[size - 1 : size])
             await turn(4)
             assert what_is_left(near) == b""
         far.sendall(header[-1:])
-        assert await taking == (CLIENT, b"")
+        assert await taking == (TOLD, b"")
 
 
-@pytest.mark.parametrize("data", [REQUEST, b"POST / HTTP/1.1\r\n", b"\r\n" + REQUEST, b"\x16\x03\x01\x02\x00\x01"])
+@pytest.mark.parametrize("data", [REQUEST, b"POST / HTTP/1.1\r\n", b"\r\n" + REQUEST, HELLO])
 async def test_what_is_no_header_stays_or_is_handed_over(data: bytes) -> None:
     async with pair() as (near, far):
         far.sendall(data)
-        assert await take_proxy_header(near, "auto", allowed=True) == (None, b"")
+        assert await take_proxy_header(near, "auto", allowed=True, tls=False) == (None, b"")
         assert what_is_left(near) == data
     async with pair() as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=False))
         for byte in data:
             far.sendall(bytes((byte,)))
             await turn(4)
         client, taken = await taking
         assert (client, taken + what_is_left(near)) == (None, data)
+
+
+@pytest.mark.parametrize("sent", [b"P", b"PRO", V2[:1], V2[:-1]])
+async def test_before_tls_what_has_come_and_is_no_header_ends_the_connection(sent: bytes) -> None:
+    async with pair() as (near, far):
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=True))
+        far.sendall(sent)
+        await turn(4)
+        far.sendall(HELLO)
+        with pytest.raises(ConnectionAbortedError):
+            await taking
+
+
+@pytest.mark.parametrize("header", [b"", LINE, v2(inet())])
+async def test_before_tls_a_header_is_taken_and_what_is_of_tls_stays(header: bytes) -> None:
+    async with pair() as (near, far):
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=True))
+        far.sendall(header[:3])
+        await turn(4)
+        far.sendall(header[3:] + HELLO)
+        assert await taking == (TOLD if header else None, b"")
+        assert what_is_left(near) == HELLO
 
 
 @pytest.mark.parametrize("sent", [b"", b"PRO", LINE[:-1], V2, v2(inet())[:-1]])
@@ -113,24 +143,24 @@ async def test_a_peer_that_goes_has_sent_no_header(sent: bytes) -> None:
         far.sendall(sent)
         far.close()
         with pytest.raises(ConnectionAbortedError):
-            await take_proxy_header(near, "auto", allowed=True)
+            await take_proxy_header(near, "auto", allowed=True, tls=False)
 
 
 async def test_a_wait_that_is_cancelled_leaves_the_socket_to_others() -> None:
     async with pair() as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=True, tls=False))
         await turn()
         taking.cancel()
         await turn()
         assert taking.cancelled()
         assert not asyncio.get_running_loop().remove_reader(near)
         far.sendall(LINE)
-        assert await take_proxy_header(near, "auto", allowed=True) == (CLIENT, b"")
+        assert await take_proxy_header(near, "auto", allowed=True, tls=False) == (TOLD, b"")
 
 
 async def test_a_refused_header_ends_the_wait() -> None:
     async with pair() as (near, far):
-        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=False))
+        taking = asyncio.create_task(take_proxy_header(near, "auto", allowed=False, tls=False))
         far.sendall(b"PROX")
         await turn(4)
         assert not taking.done()
@@ -145,14 +175,20 @@ async def test_a_refused_header_ends_the_wait() -> None:
 class Served:
     """A server on a socket, and its application, which answers with the client that it is told."""
 
-    def __init__(self, listener: socket.socket, settings: dict[str, Any], access: Access | None) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        settings: dict[str, Any],
+        access: Access | None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.calls = 0
         self.log = Log()
         self.address = listener.getsockname()
         self.family = listener.family
         given = {"proxy_protocol": "auto", "keepalive": 5.0, "server_header": b"", "date_header": False} | settings
         observer = Observer(self.log, access) if access is not None else None
-        self.server = Server(self, Settings(**given), [listener], self.log, observer=observer)
+        self.server = Server(self, Settings(**given), [listener], self.log, tls=tls, observer=observer)
         self.clients: list[asyncio.StreamWriter] = []
 
     async def __call__(self, message: dict[str, Any], channels: dict[str, Any]) -> None:
@@ -183,13 +219,13 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    path: Path | None = None, access: Access | None = None, **settings: Any
+    path: Path | None = None, access: Access | None = None, tls: ssl.SSLContext | None = None, **settings: Any
 ) -> AsyncIterator[Served]:
     """Serves within, and leaves nothing behind."""
     listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
     listener.bind(str(path) if path else ("127.0.0.1", 0))
     listener.listen()
-    given = Served(listener, settings, access)
+    given = Served(listener, settings, access, tls)
     serving = asyncio.create_task(given.server.serve())
     try:
         yield given
@@ -363,16 +399,43 @@ async def test_a_connection_that_has_not_begun_ends_with_an_abort() -> None:
         assert await reader.read() == b""
 
 
+# Before TLS.
+
+
+@needs_openssl
+@pytest.mark.parametrize("sent", [b"P", b"PRO", V2[:4]])
+async def test_what_comes_in_the_clear_is_never_part_of_what_tls_carries(tmp_path: Path, sent: bytes) -> None:
+    certificate = self_signed(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*certificate)
+    async with served(tls=context) as server:
+        _, writer = await server.connect()
+        writer.write(sent)
+        while not server.connections:
+            await asyncio.sleep(0)
+        await turn(50)
+        with pytest.raises(OSError):
+            await writer.start_tls(trusting(certificate[0]), server_hostname="localhost")
+    assert server.calls == 0
+
+
 # Together with fields.
 
 FIELDS = ("X-Forwarded-For: 198.51.100.1", "X-Forwarded-Proto: https")
 
 
 @headers
-async def test_fields_tell_the_scheme_and_nobody_before_a_client_that_is_no_proxy(header: bytes) -> None:
+async def test_fields_of_a_client_that_is_no_proxy_tell_nothing(header: bytes) -> None:
     async with served() as server:
         reply = await server.ask(header + get("/", *FIELDS, "Connection: close"))
-        assert reply.endswith(told(scheme="https"))
+        assert reply.endswith(told())
+
+
+async def test_names_with_an_underscore_are_not_for_a_client_that_is_no_proxy() -> None:
+    async with served(header_map="refuse") as server:
+        reply = await server.ask(LINE + get("/", "SCRIPT_NAME: /admin", "Connection: close"))
+        assert reply.startswith(b"HTTP/1.1 400 ")
+        assert server.calls == 0
 
 
 async def test_a_client_that_is_a_trusted_proxy_tells_of_its_own_client() -> None:
@@ -387,10 +450,46 @@ async def test_a_peer_that_may_only_send_headers_tells_nothing_by_fields() -> No
         assert reply.endswith(told())
 
 
-@headers
-async def test_the_access_log_has_the_client_of_the_header(header: bytes) -> None:
+# What hooks and loggers are shown.
+
+
+async def shown(*pieces: bytes, path: Path | None = None) -> tuple[Any, dict[str, Any]]:
+    """The request and the environment of one connection's only record."""
     access = Access()
-    async with served(access=access) as server:
-        await server.ask(header + get("/", *FIELDS, "Connection: close"))
-    [(_, _, environ, _)] = access.records
+    async with served(path, access) as server:
+        await server.ask(*pieces, get("/", *FIELDS, "Connection: close"))
+        [(_, request, environ, _)] = access.records
+        return request, environ
+
+
+@headers
+async def test_hooks_and_loggers_are_shown_what_the_header_tells(header: bytes) -> None:
+    request, environ = await shown(header)
+    assert request.proxy_protocol_info == {
+        "proxy_protocol": "TCP4",
+        "client_addr": "203.0.113.7",
+        "client_port": 4711,
+        "proxy_addr": "192.0.2.1",
+        "proxy_port": 80,
+    }
     assert (environ["REMOTE_ADDR"], environ["REMOTE_PORT"]) == ("203.0.113.7", "4711")
+    names = ("PROXY_PROTOCOL", "PROXY_ADDR", "PROXY_PORT")
+    assert [environ[name] for name in names] == ["TCP4", "192.0.2.1", "80"]
+
+
+@headers
+async def test_the_peer_is_still_who_has_connected(tmp_path: Path, header: bytes) -> None:
+    request, _ = await shown(header)
+    assert request.peer_addr == request.remote_addr
+    assert request.peer_addr[0] == "127.0.0.1"
+    request, _ = await shown(header, path=tmp_path / "socket")
+    assert request.peer_addr == ""
+
+
+@pytest.mark.parametrize("header", [b"", b"PROXY UNKNOWN\r\n", v2(command=0x20, family=0)])
+async def test_where_no_address_is_told_there_is_nothing_to_show(header: bytes) -> None:
+    request, environ = await shown(header)
+    assert request.proxy_protocol_info is None
+    assert request.peer_addr == (environ["REMOTE_ADDR"], int(environ["REMOTE_PORT"]))
+    assert environ["REMOTE_ADDR"] == "127.0.0.1"
+    assert not any(name.startswith("PROXY_") for name in environ)

@@ -21,6 +21,7 @@ from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, COMPLETE, EXPECTED, READING, BodyWire, RequestBody
 from uvicorn_worker.http11.framing import Target
 from uvicorn_worker.http11.wire import LAST_LENGTH_LINES, LINES
+from uvicorn_worker.proxy import Told
 from uvicorn_worker.service import Service
 
 
@@ -41,11 +42,18 @@ class Wire(BodyWire, Protocol):
 
     __slots__ = ()
 
+    #: The other end of the connection, and what that has told of a client by a PROXY header.
+    peer: Address | None
+    told: Told | None
     #: What the application is told of every request of the connection.
     template: Message
     has_ended: bool
     keeps_alive: bool
     write_paused: bool
+
+    def can_be_variable(self, name: bytes) -> bool:
+        """Whether a request field of this name may be in an environment of WSGI."""
+        ...
 
     def write(self, data: bytes, /) -> None: ...
 

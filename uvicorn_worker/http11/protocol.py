@@ -25,6 +25,7 @@ from uvicorn_worker.http11.exchange import FINISHED, HELD, WAITING, Exchange
 from uvicorn_worker.http11.framing import refuse
 from uvicorn_worker.http11.reader import HEAD, OVER, SWITCHING, RequestReader
 from uvicorn_worker.http11.upgrade import Upgraded
+from uvicorn_worker.proxy import Told
 from uvicorn_worker.service import Service
 
 # SO_LINGER with no time to linger: the connection ends by a reset.
@@ -47,7 +48,9 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         "_waiting",
         "has_ended",
         "is_closing",
+        "peer",
         "template",
+        "told",
         "write",
         "write_paused",
     )
@@ -57,6 +60,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
     ) -> None:
         super().__init__(service, exchange_class)
         self.template = exchange_class.template_for(service, client, server)
+        self.peer = client
+        self.told: Told | None = None
         self.trust = service.proxies.trust_in(client)
         self.write_paused = False
         self._owed = 0
@@ -87,13 +92,17 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
 
     # What is known before it is made, of a connection that can begin with a PROXY header.
 
-    def introduce(self, client: Address | None, received: bytes) -> None:
-        """Its peer speaks for ``client``, if that is one; ``received`` is what it has sent otherwise."""
-        if client is not None:
-            self.trust = self.service.proxies.trust_in(self.template["client"], client)
-            self.template["client"] = client
+    def introduce(self, told: Told | None, received: bytes) -> None:
+        """What its peer has ``told`` of a client, if it speaks for one; ``received`` is what it has sent otherwise."""
+        if told is not None:
+            self.told = told
+            self.trust = self.service.proxies.trust_in(self.peer, told.client)
+            self.template["client"] = told.client
         if received:
             self._unparsed = memoryview(received)
+
+    def can_be_variable(self, name: bytes) -> bool:
+        return self.service.proxies.can_be_variable(name, self.trust)
 
     def turn_away(self, refusal: RequestRefused) -> None:
         """Nothing but this is to be told to its peer."""

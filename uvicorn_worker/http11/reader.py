@@ -17,7 +17,7 @@ from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import Exchange, Wire
 from uvicorn_worker.http11.framing import DECISIVE_FIELDS, Target, line_too_long, refuse, too_large
 from uvicorn_worker.memo import Memo
-from uvicorn_worker.proxy import NOTHING, SCHEME, USUAL_FIELDS, Trust
+from uvicorn_worker.proxy import USUAL_FIELDS
 from uvicorn_worker.service import Service
 
 
@@ -95,9 +95,10 @@ class RequestReader(Wire):
         self._headers: Any = []
         #: The fields that say how a request is to be read, but for its first Host.
         self._decisive: list[tuple[bytes, bytes]] = []
-        #: The names and values, in turn, of the fields by which proxies tell of the client, and what is believed of it.
+        #: The names and values, in turn, of the fields by which proxies tell of the client, and whether they are
+        #: believed.
         self._forwarded: list[bytes] = []
-        self.trust: Trust = NOTHING
+        self.trust = False
         #: Whether the last slice ended within a head or a body, or before a head.
         self._unfinished = False
         #: Bytes of the slices that did, as far as they are not of the body; the first slice of a head is not counted.
@@ -317,10 +318,8 @@ class RequestReader(Wire):
         proxies, trust = self.service.proxies, self.trust
         if proxies.maps_names:
             exchange.headers = proxies.map_names(exchange.headers, trust)
-        if trust is not NOTHING:
+        if trust:
             exchange.template = exchange.template | proxies.read[fields]
-            if trust is SCHEME:
-                exchange.template["client"] = self.template["client"]
 
     def _switch(self, exchange: Exchange, protocol: bytes) -> Exchange:
         """Make a request to switch to ``protocol`` of it, after which nothing is HTTP."""
