@@ -23,6 +23,14 @@ from .client import DEADLINE, Reply, Wire, handshake, refuses_connections, reque
 
 APPS = Path(__file__).parent
 WORKER = "uvicorn_worker.UvicornWorker"
+GUNICORN = ("-m", "gunicorn", "-k")
+
+#: What the same application is served by, and by which interface: command and name.
+SERVED = {
+    "gthread": ((*GUNICORN, "gthread"), "log_apps:wsgi"),
+    "channels": ((*GUNICORN, WORKER), "log_apps:app"),
+    "asgi": ((*GUNICORN, WORKER), "log_apps:asgi"),
+}
 
 CONF = """\
 import os
@@ -168,7 +176,7 @@ class Server:
         bind: str = "127.0.0.1:0",
         conf: str = "",
         env: Mapping[str, str] | None = None,
-        command: tuple[str, ...] = ("-m", "gunicorn", "-k", WORKER),
+        command: tuple[str, ...] = (*GUNICORN, WORKER),
         cwd: Path | None = None,
         pass_fds: tuple[int, ...] = (),
     ) -> None:

@@ -1,5 +1,7 @@
 """One application by three interfaces: what it answers to a request, and so what is logged of it, is the same."""
 
+import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -38,6 +40,11 @@ def say(*words: object) -> None:
     os.write(2, (" ".join(map(str, words)) + "\n").encode())
 
 
+def is_loud(record: logging.LogRecord) -> bool:
+    """A filter of the access log."""
+    return isinstance(record.args, dict) and record.args["U"] != "/plain"
+
+
 def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     environ["wsgi.input"].read()
     say("called", environ["PATH_INFO"])
@@ -59,6 +66,11 @@ async def app(message: dict[str, Any], channels: dict[str, Any]) -> None:
     say("called", message["path"])
     if message["path"] == "/raise":
         raise ValueError("on purpose")
+    if message["path"] == "/filter":
+        logging.getLogger("gunicorn.access").addFilter(is_loud)
+    if message["path"] == "/unfinished":
+        await channels["reply"].send({"status": 200, "content": b"a", "more_content": True})
+        await asyncio.Event().wait()
     status, headers, parts = find(message["path"])
     reply: dict[str, Any] = {"status": status, "headers": encode(headers)}
     for part in parts[:-1]:
@@ -75,6 +87,8 @@ async def asgi(scope: dict[str, Any], receive: Callable[..., Any], send: Callabl
         return
     if scope["type"] == "lifespan":
         await receive()
+        if "FILTER" in os.environ:
+            logging.getLogger("gunicorn.access").addFilter(is_loud)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -16,8 +17,10 @@ from uvicorn_worker.server import RecordedChannelsExchange, RecordedUpgrade
 from uvicorn_worker.views import ResponseView, environ_of
 
 from .access import access_logger, log_accesses, log_accesses_to
+from .asgi_apps import asgi_hello
 from .conftest import Serve
 from .harness import HELLO, CollectorOff, Echo, Gate, Script, asyncio_only, chunked, get, hello, post, turn
+from .test_budget import calls_of
 from .test_refusals import HEADS
 from .test_replies import STREAMED, WHOLE
 from .websocket_client import Talk, handshake
@@ -350,3 +353,20 @@ async def test_nothing_is_left_of_a_connection_for_the_collector(serve: Serve, s
         worker.clients.clear()
         del client
         assert count_living() == before
+
+
+# Cost.
+
+#: Calls of this package's functions for a small request with Gunicorn's own format, more than without a log.
+MOST_CALLS_FOR_LINE = 7
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="other interpreters call differently")
+@pytest.mark.parametrize("interface", ["channels", "asgi"])
+async def test_a_line_costs_few_calls(serve: Serve, interface: str) -> None:
+    plain, logging = (serve.asgi(asgi_hello) if interface == "asgi" else serve() for _ in range(2))
+    stream = log_accesses(logging)
+    sent = get("/", "User-Agent: a", "Referer: b")
+    calls = await calls_of(logging.connect(), sent, HELLO)
+    assert len(stream.take()) == 4
+    assert calls.total() - (await calls_of(plain.connect(), sent, HELLO)).total() <= MOST_CALLS_FOR_LINE, calls
