@@ -193,7 +193,7 @@ class Server:
         self._full_was_logged = False
         self._exhausted_was_logged = False
         self._ticking: asyncio.TimerHandle | None = None
-        #: Has how long the drain may take when it is done.
+        #: Has the time by which the drain has to be over, when it is done.
         self._stopping: asyncio.Future[float] = self._loop.create_future()
         #: Set when something that a drain waits for has ended.
         self._ended = asyncio.Event()
@@ -204,7 +204,13 @@ class Server:
         It takes ``within`` seconds at most, and never longer than ``graceful_timeout``.
         """
         if not self._stopping.done():
-            self._stopping.set_result(min(within, self._settings.graceful_timeout))
+            self._stopping.set_result(time.monotonic() + min(within, self._settings.graceful_timeout))
+
+    @property
+    def deadline(self) -> float | None:
+        """When a stop has to be over, on the clock ``time.monotonic``; ``None`` where none has begun."""
+        has_begun = self._stopping.done() and not self._stopping.cancelled()
+        return self._stopping.result() if has_begun else None
 
     def stop_or_abort(self) -> None:
         """Begin to drain or, where that has begun, end everything now."""
@@ -392,21 +398,20 @@ class Server:
 
     # Stopping.
 
-    async def _drain(self, grace: float) -> None:
-        """Take no more connections, let requests finish, and end what hasn't ``grace`` seconds from now.
+    async def _drain(self, end: float) -> None:
+        """Take no more connections, let requests finish, and end what hasn't by ``end``, a time of ``time.monotonic``.
 
         Requests are ended early enough for the application to see that, and for the worker to leave by itself, before
         Gunicorn sends SIGKILL.
         """
         service = self._service
-        end = self._loop.time() + grace
         # An application that has a lifespan has something to end, too.
-        reserve = min(1.5 if self._lifespan is None else 5.0, grace / 4)
+        reserve = min(1.5 if self._lifespan is None else 5.0, max(0.0, end - time.monotonic()) / 4)
         self._accept_no_more()
         service.draining = True
         for listener in self._listeners:
             # Who stands in the queue is served: closing the last copy of a listener would reset them.
-            while self._accept(listener) and self._loop.time() < end - reserve:
+            while self._accept(listener) and time.monotonic() < end - reserve:
                 await asyncio.sleep(0)
             listener.close()
         self._drain_connections()
@@ -420,11 +425,11 @@ class Server:
             connection.abort()
         await self._wait_for_quiet(end - reserve * 3 / 8)
         if self._lifespan is not None:
-            await self._lifespan.stop(max(0.1, end - reserve * 3 / 8 - self._loop.time()))
+            await self._lifespan.stop(max(0.1, end - reserve * 3 / 8 - time.monotonic()))
         if self._threads is not None:
             # From a thread, as it waits for others. Not by shutdown_default_executor, which can't be given up.
             is_down = self._loop.run_in_executor(ThreadPoolExecutor(1, "shutdown"), self._threads.shutdown)
-            await asyncio.wait((is_down,), timeout=max(0.0, end - reserve / 3 - self._loop.time()))
+            await asyncio.wait((is_down,), timeout=max(0.0, end - reserve / 3 - time.monotonic()))
 
     def _drain_connections(self) -> None:
         """Again with every tick: a connection that was promised another request may be idle by now."""
@@ -448,7 +453,7 @@ class Server:
         while service.connections or service.running or self._connecting:
             self._ended.clear()
             try:
-                await asyncio.wait_for(self._ended.wait(), until - self._loop.time())
+                await asyncio.wait_for(self._ended.wait(), until - time.monotonic())
             except TimeoutError:
                 return
 
