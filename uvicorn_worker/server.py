@@ -185,13 +185,15 @@ class Server:
         self._ceiling = settings.worker_connections or _descriptor_ceiling()
         #: Connections that are accepted, and not made yet.
         self._connecting: set[asyncio.Task[None]] = set()
-        #: Those among them of which it isn't known yet whether a PROXY header begins them.
-        self._unannounced: set[asyncio.Task[Any]] = set()
+        #: Those among them whose clients have to speak first: a PROXY header, or a TLS handshake.
+        self._unheard: set[asyncio.Task[Any]] = set()
         self._may_announce = AllowList(settings.proxy_allow_ips)
         self._server_addresses: dict[Address, Address] = {}
         self._accepting = False
         self._full_was_logged = False
         self._exhausted_was_logged = False
+        #: Whether the application has started.
+        self.started = False
         self._ticking: asyncio.TimerHandle | None = None
         #: Has the time by which the drain has to be over, when it is done.
         self._stopping: asyncio.Future[float] = self._loop.create_future()
@@ -225,9 +227,11 @@ class Server:
         service = self._service
         groups.enrol(self._loop, service.groups)
         try:
+            self._tick()
             if not await self._start_application():
                 return
             await service.groups.start(self._engine)
+            self.started = True
             self._tick()
             self._accept_again()
             await self._drain(await self._stopping)
@@ -253,6 +257,8 @@ class Server:
         return True
 
     def _tick(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
         self._ticking = self._loop.call_later(TICK, self._tick)
         if self._heartbeat is not None:
             self._heartbeat()
@@ -263,7 +269,7 @@ class Server:
             self._drain_connections()
         elif self._accepting:
             self._exhausted_was_logged = False
-        else:
+        elif self.started:
             self._accept_again()
 
     # Accepting.
@@ -335,26 +341,32 @@ class Server:
         return ObservedProtocol(self._service, exchange_class, client, server)
 
     async def _connect(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._tls is not None or self._settings.proxy_protocol != "off":
+            self._unheard.add(task)
         try:
             if self._settings.proxy_protocol != "off":
                 await self._hear_proxy(connection, protocol)
+            if self._tls is None:
+                self._unheard.discard(task)
             await self._loop.connect_accepted_socket(
                 lambda: protocol,
                 connection,
                 ssl=self._tls,
                 ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if self._tls else None,
             )
-        except OSError as error:  # A client that has gone, or can't shake hands (ssl.SSLError is an OSError).
-            self._log.debug("A connection failed: %s", error)
+        except (OSError, asyncio.CancelledError) as error:
+            # A client that has gone, or can't shake hands (ssl.SSLError is an OSError), or the worker stops.
+            self._log.debug("A connection failed: %r", error)
             connection.close()
-            protocol.connection_lost(error)
+            protocol.connection_lost(None)
+        finally:
+            self._unheard.discard(task)
 
     async def _hear_proxy(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
         """Tell ``protocol`` what a PROXY header says; raises :class:`OSError` where there will be no connection."""
         peer = protocol.template["client"]
-        task = asyncio.current_task()
-        assert task is not None
-        self._unannounced.add(task)
         try:
             async with asyncio.timeout(self._settings.head_timeout or None):
                 allowed = peer is None or peer[0] in self._may_announce
@@ -367,10 +379,6 @@ class Server:
             if self._tls is not None:
                 raise ConnectionAbortedError(refusal.reason) from None
             protocol.turn_away(refusal.with_traceback(None))
-        except asyncio.CancelledError:
-            raise ConnectionAbortedError("the worker stops") from None
-        finally:
-            self._unannounced.discard(task)
 
     def _log_once_full(self) -> None:
         """Once per episode: it is over when a quarter of the room is free again."""
@@ -441,10 +449,10 @@ class Server:
     def _close_idle(self) -> None:
         for connection in list(self._service.connections):
             connection.close_if_idle()
-        self._give_up_unannounced()
+        self._give_up_unheard()
 
-    def _give_up_unannounced(self) -> None:
-        for task in self._unannounced:
+    def _give_up_unheard(self) -> None:
+        for task in self._unheard:
             task.cancel()
 
     async def _wait_for_quiet(self, until: float) -> None:
@@ -460,7 +468,7 @@ class Server:
     def abort(self) -> None:
         """End everything now: for a worker that is told to quit."""
         self._service.draining = True
-        self._give_up_unannounced()
+        self._give_up_unheard()
         for running in list(self._service.running):
             running.cancel()
         for connection in list(self._service.connections):

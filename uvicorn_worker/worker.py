@@ -304,8 +304,12 @@ class UvicornWorker(Worker):
         self.nr += 1
 
     def _heartbeat(self) -> None:
-        """Once a second, draining included."""
-        self.notify()
+        """Once a second, starting and draining included.
+
+        Gunicorn watches a worker from its first notice on, and an application may hold the loop while it starts.
+        """
+        if self._server is not None and self._server.started:
+            self.notify()
         if self.alive and self.ppid != os.getppid():
             self.log.info("The master has gone: %s shuts down", self)
             self.alive = False
