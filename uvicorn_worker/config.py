@@ -21,11 +21,16 @@ IDLE_GRACE = 0.5
 #: Seconds that requests may still take when a file has changed (Gunicorn ``reload``): a developer waits for the worker.
 RELOAD_GRACE = 3.0
 
-#: Seconds that tasks which the application has left behind get, at most, to see their cancellation.
-TASK_GRACE = 0.25
+#: Seconds that tasks which the application has left behind get, at most, to see their cancellation; asynchronous
+#: generators get as many to be closed, and as many more to see theirs.
+TASK_GRACE = 0.15
 
-#: Seconds that threads may still take when everything else of the worker has ended.
+#: Seconds that threads may still take when everything else of the worker has ended, where nothing was to be waited for
+#: or the time for it is over.
 THREAD_GRACE = 0.25
+
+#: Seconds that writing out what is buffered may take a worker that leaves threads behind.
+FLUSH_GRACE = 0.5
 
 #: Seconds that a TLS handshake may take.
 TLS_HANDSHAKE_TIMEOUT = 10.0

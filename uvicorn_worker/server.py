@@ -185,15 +185,17 @@ class Server:
         self._ceiling = settings.worker_connections or _descriptor_ceiling()
         #: Connections that are accepted, and not made yet.
         self._connecting: set[asyncio.Task[None]] = set()
-        #: Those among them of which it isn't known yet whether a PROXY header begins them.
-        self._unannounced: set[asyncio.Task[Any]] = set()
+        #: Those among them whose clients have to speak first: a PROXY header, or a TLS handshake.
+        self._unheard: set[asyncio.Task[Any]] = set()
         self._may_announce = AllowList(settings.proxy_allow_ips)
         self._server_addresses: dict[Address, Address] = {}
         self._accepting = False
         self._full_was_logged = False
         self._exhausted_was_logged = False
+        #: Whether the application has started.
+        self.started = False
         self._ticking: asyncio.TimerHandle | None = None
-        #: Has how long the drain may take when it is done.
+        #: Has the time by which the drain has to be over, when it is done.
         self._stopping: asyncio.Future[float] = self._loop.create_future()
         #: Set when something that a drain waits for has ended.
         self._ended = asyncio.Event()
@@ -204,7 +206,13 @@ class Server:
         It takes ``within`` seconds at most, and never longer than ``graceful_timeout``.
         """
         if not self._stopping.done():
-            self._stopping.set_result(min(within, self._settings.graceful_timeout))
+            self._stopping.set_result(time.monotonic() + min(within, self._settings.graceful_timeout))
+
+    @property
+    def deadline(self) -> float | None:
+        """When a stop has to be over, on the clock ``time.monotonic``; ``None`` where none has begun."""
+        has_begun = self._stopping.done() and not self._stopping.cancelled()
+        return self._stopping.result() if has_begun else None
 
     def stop_or_abort(self) -> None:
         """Begin to drain or, where that has begun, end everything now."""
@@ -219,9 +227,11 @@ class Server:
         service = self._service
         groups.enrol(self._loop, service.groups)
         try:
+            self._tick()
             if not await self._start_application():
                 return
             await service.groups.start(self._engine)
+            self.started = True
             self._tick()
             self._accept_again()
             await self._drain(await self._stopping)
@@ -247,6 +257,8 @@ class Server:
         return True
 
     def _tick(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
         self._ticking = self._loop.call_later(TICK, self._tick)
         if self._heartbeat is not None:
             self._heartbeat()
@@ -257,7 +269,7 @@ class Server:
             self._drain_connections()
         elif self._accepting:
             self._exhausted_was_logged = False
-        else:
+        elif self.started:
             self._accept_again()
 
     # Accepting.
@@ -329,26 +341,32 @@ class Server:
         return ObservedProtocol(self._service, exchange_class, client, server)
 
     async def _connect(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._tls is not None or self._settings.proxy_protocol != "off":
+            self._unheard.add(task)
         try:
             if self._settings.proxy_protocol != "off":
                 await self._hear_proxy(connection, protocol)
+            if self._tls is None:
+                self._unheard.discard(task)
             await self._loop.connect_accepted_socket(
                 lambda: protocol,
                 connection,
                 ssl=self._tls,
                 ssl_handshake_timeout=TLS_HANDSHAKE_TIMEOUT if self._tls else None,
             )
-        except OSError as error:  # A client that has gone, or can't shake hands (ssl.SSLError is an OSError).
-            self._log.debug("A connection failed: %s", error)
+        except (OSError, asyncio.CancelledError) as error:
+            # A client that has gone, or can't shake hands (ssl.SSLError is an OSError), or the worker stops.
+            self._log.debug("A connection failed: %r", error)
             connection.close()
-            protocol.connection_lost(error)
+            protocol.connection_lost(None)
+        finally:
+            self._unheard.discard(task)
 
     async def _hear_proxy(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
         """Tell ``protocol`` what a PROXY header says; raises :class:`OSError` where there will be no connection."""
         peer = protocol.peer
-        task = asyncio.current_task()
-        assert task is not None
-        self._unannounced.add(task)
         try:
             async with asyncio.timeout(self._settings.head_timeout or None):
                 allowed = peer is None or peer[0] in self._may_announce
@@ -361,10 +379,6 @@ class Server:
             if self._tls is not None:
                 raise ConnectionAbortedError(refusal.reason) from None
             protocol.turn_away(refusal.with_traceback(None))
-        except asyncio.CancelledError:
-            raise ConnectionAbortedError("the worker stops") from None
-        finally:
-            self._unannounced.discard(task)
 
     def _log_once_full(self) -> None:
         """Once per episode: it is over when a quarter of the room is free again."""
@@ -392,21 +406,20 @@ class Server:
 
     # Stopping.
 
-    async def _drain(self, grace: float) -> None:
-        """Take no more connections, let requests finish, and end what hasn't ``grace`` seconds from now.
+    async def _drain(self, end: float) -> None:
+        """Take no more connections, let requests finish, and end what hasn't by ``end``, a time of ``time.monotonic``.
 
         Requests are ended early enough for the application to see that, and for the worker to leave by itself, before
         Gunicorn sends SIGKILL.
         """
         service = self._service
-        end = self._loop.time() + grace
         # An application that has a lifespan has something to end, too.
-        reserve = min(1.5 if self._lifespan is None else 5.0, grace / 4)
+        reserve = min(1.5 if self._lifespan is None else 5.0, max(0.0, end - time.monotonic()) / 4)
         self._accept_no_more()
         service.draining = True
         for listener in self._listeners:
             # Who stands in the queue is served: closing the last copy of a listener would reset them.
-            while self._accept(listener) and self._loop.time() < end - reserve:
+            while self._accept(listener) and time.monotonic() < end - reserve:
                 await asyncio.sleep(0)
             listener.close()
         self._drain_connections()
@@ -420,11 +433,11 @@ class Server:
             connection.abort()
         await self._wait_for_quiet(end - reserve * 3 / 8)
         if self._lifespan is not None:
-            await self._lifespan.stop(max(0.1, end - reserve * 3 / 8 - self._loop.time()))
+            await self._lifespan.stop(max(0.1, end - reserve * 3 / 8 - time.monotonic()))
         if self._threads is not None:
             # From a thread, as it waits for others. Not by shutdown_default_executor, which can't be given up.
             is_down = self._loop.run_in_executor(ThreadPoolExecutor(1, "shutdown"), self._threads.shutdown)
-            await asyncio.wait((is_down,), timeout=max(0.0, end - reserve / 3 - self._loop.time()))
+            await asyncio.wait((is_down,), timeout=max(0.0, end - reserve / 3 - time.monotonic()))
 
     def _drain_connections(self) -> None:
         """Again with every tick: a connection that was promised another request may be idle by now."""
@@ -436,10 +449,10 @@ class Server:
     def _close_idle(self) -> None:
         for connection in list(self._service.connections):
             connection.close_if_idle()
-        self._give_up_unannounced()
+        self._give_up_unheard()
 
-    def _give_up_unannounced(self) -> None:
-        for task in self._unannounced:
+    def _give_up_unheard(self) -> None:
+        for task in self._unheard:
             task.cancel()
 
     async def _wait_for_quiet(self, until: float) -> None:
@@ -448,14 +461,14 @@ class Server:
         while service.connections or service.running or self._connecting:
             self._ended.clear()
             try:
-                await asyncio.wait_for(self._ended.wait(), until - self._loop.time())
+                await asyncio.wait_for(self._ended.wait(), until - time.monotonic())
             except TimeoutError:
                 return
 
     def abort(self) -> None:
         """End everything now: for a worker that is told to quit."""
         self._service.draining = True
-        self._give_up_unannounced()
+        self._give_up_unheard()
         for running in list(self._service.running):
             running.cancel()
         for connection in list(self._service.connections):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import sys
-import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,7 @@ from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFail
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
 from uvicorn_worker.interfaces.detect import detect_interface
+from uvicorn_worker.leaving import leave, leave_within, status_by
 from uvicorn_worker.observe import Observer
 from uvicorn_worker.options import read_options, settings_under
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
@@ -122,6 +124,14 @@ class UvicornWorker(Worker):
 
     def init_process(self) -> None:
         """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
+        self._server: Server | None = None
+        #: When the first signal to drain came, on the clock ``time.monotonic``.
+        self._told_at: float | None = None
+        self._is_quitting = False
+        self._has_left = False
+        self._worker_exit = self.cfg.worker_exit
+        self.cfg.set("worker_exit", self._exit)
+        self.tmp.close = _nothing  # Gunicorn closes it before worker_exit, when threads may still hold the process.
         try:
             if self._error is not None:
                 raise self._error
@@ -130,18 +140,12 @@ class UvicornWorker(Worker):
         except InvalidOption as error:  # The master asks check_config when it starts, but not when it reloads.
             self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
         self._lend_handlers()
-        self._server: Server | None = None
-        self._was_signalled = False
-        self._is_leaving = False
-        self._status: int = 0
         self.loop: asyncio.AbstractEventLoop
         self.loop = asyncio.new_event_loop() if self._settings.loop == "asyncio" else uvloop.new_event_loop()
         self.loop.set_exception_handler(_ignore_exits)
         self._threads = ThreadPoolExecutor(thread_name_prefix="asyncio")
         self.loop.set_default_executor(self._threads)
         asyncio.set_event_loop(self.loop)
-        self._worker_exit = self.cfg.worker_exit
-        self.cfg.set("worker_exit", self._exit)
         super().init_process()
 
     def _lend_handlers(self) -> None:
@@ -218,7 +222,7 @@ class UvicornWorker(Worker):
         except StartupFailed as error:
             self._fail_boot(f"The application did not start: {error}", Arbiter.WORKER_BOOT_ERROR)
         except WorkerExit:
-            self._is_leaving = True
+            self._is_quitting = True
             if self._server is not None:
                 self._server.abort()
             raise
@@ -305,8 +309,12 @@ class UvicornWorker(Worker):
         self.nr += 1  # For hooks to see.
 
     def _heartbeat(self) -> None:
-        """Once a second, draining included."""
-        self.notify()
+        """Once a second, starting and draining included.
+
+        Gunicorn watches a worker from its first notice on, and an application may hold the loop while it starts.
+        """
+        if self._server is not None and self._server.started:
+            self.notify()
         if self.alive and self.ppid != os.getppid():
             self.log.info("The master has gone: %s shuts down", self)
             self.alive = False
@@ -319,25 +327,34 @@ class UvicornWorker(Worker):
         self._stop_if_told()
 
     def _stop_if_told(self) -> None:
-        """A signal's handler stops the server itself; the reloader's thread can only say so."""
+        """A signal's handler stops the server itself; the reloader's thread, or a hook, can only say so."""
         if not self.alive and self._server is not None:
-            self._server.stop(self._settings.graceful_timeout if self._was_signalled else RELOAD_GRACE)
+            is_reload = self.reloader is not None and self._told_at is None
+            self._server.stop(RELOAD_GRACE if is_reload else math.inf)
 
     def _stop(self) -> None:
         if self._server is not None:
             self._server.stop()
 
     def _close_loop(self) -> None:
-        """Let the tasks that are left see their cancellation, for a moment, and close the loop."""
+        """Let the tasks that are left see their cancellation, and generators be closed, for a moment; close the loop."""
+        self._cancel_tasks()
+        closing = self.loop.create_task(self.loop.shutdown_asyncgens())
+        self.loop.run_until_complete(asyncio.wait((closing,), timeout=self._task_grace))
+        self._cancel_tasks()
+        self.loop.close()
+
+    def _cancel_tasks(self) -> None:
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
         if tasks:
-            # For worker_exit to come before SIGKILL, less than what a drain leaves of a short graceful_timeout.
-            grace = min(TASK_GRACE, self._settings.graceful_timeout / 40)
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=grace))
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-        self.loop.close()
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=self._task_grace))
+
+    @property
+    def _task_grace(self) -> float:
+        """For worker_exit to come before SIGKILL, three times less than a drain leaves of a short graceful_timeout."""
+        return min(TASK_GRACE, self._settings.graceful_timeout / 40)
 
     def _leave(self, status: int) -> None:
         """End the process from a signal handler, through whatever code is running.
@@ -345,37 +362,45 @@ class UvicornWorker(Worker):
         The loop (in a callback of a transport) and applications (by ``except:``) can swallow what is raised here, so
         it is raised once more from the loop itself.
         """
+        if self._has_left:  # The interpreter waits for threads, and would swallow it, too.
+            leave(status, self.log)
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._raise_exit, status)
         self._raise_exit(status)
 
     def _raise_exit(self, status: int) -> None:
-        self._status = status
-        if not self._is_leaving:
+        if not self._is_quitting:
             raise WorkerExit(status)
 
     def _exit(self, server: Any, worker: Worker) -> None:
         """Gunicorn's hook ``worker_exit``; behind it, the interpreter waits for threads, some of which never end."""
+        status = self._status_by(sys.exception())
         try:
             self._worker_exit(server, worker)
         finally:
-            timer = threading.Timer(THREAD_GRACE, self._leave_threads)
-            timer.daemon = True
-            timer.start()
+            self._has_left = True
+            leave_within(self._thread_grace(), status, self.log, self.notify)
 
-    def _leave_threads(self) -> None:
-        main = threading.main_thread()
-        left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not main]
-        if left:
-            self.log.warning("Threads are still running and left behind: %s", ", ".join(left))
-            os._exit(self._status)
+    def _status_by(self, error: BaseException | None) -> int:
+        """The status that Gunicorn has a worker end with."""
+        return status_by(error, 255 if self.booted else Arbiter.WORKER_BOOT_ERROR)
+
+    def _thread_grace(self) -> float:
+        """What is left of the time for the stop under way."""
+        end = self._told_at and self._told_at + self._settings.graceful_timeout
+        if self._server is not None:
+            end = self._server.deadline
+        if end is None or self._is_quitting:
+            return THREAD_GRACE
+        return max(THREAD_GRACE, end - self._task_grace - time.monotonic())
 
     # Signals. Plain handlers, because those of a loop would wait for code that blocks it.
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: drain. Gunicorn sends it again every second."""
         self.alive = False
-        self._was_signalled = True
+        if self._told_at is None:
+            self._told_at = time.monotonic()
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._stop)
 
@@ -384,16 +409,28 @@ class UvicornWorker(Worker):
         self.alive = False
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-        self.cfg.worker_int(self)
-        self._leave(0)
+        self._leave(self._status_after(self.cfg.worker_int, 0))
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has missed the heartbeat. Say where the worker hangs, and end."""
         self.alive = False
         stack = "".join(traceback.format_stack(frame))
         self.log.critical("Worker (pid:%s) was aborted while it ran:\n%s", self.pid, stack)
-        self.cfg.worker_abort(self)
-        self._leave(1)
+        self._leave(self._status_after(self.cfg.worker_abort, 1))
+
+    def _status_after(self, hook: Callable[[Worker], object], status: int) -> int:
+        """Call a hook on the way out, which it can't bar; where it raises, the status is what Gunicorn would make it."""
+        try:
+            hook(self)
+        except BaseException as error:
+            if not isinstance(error, SystemExit):
+                self.log.exception("A hook raised when the worker was told to end at once")
+            return self._status_by(error)
+        return status
+
+
+def _nothing() -> None:
+    """Instead of closing what is still needed."""
 
 
 def _ignore_exits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

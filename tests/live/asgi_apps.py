@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from apps import gates, last_part, say
@@ -223,6 +223,24 @@ async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             say("not cancelled", scope["path"])
+
+
+async def slow_generator(scope: Scope, receive: Receive, send: Send) -> None:
+    """Leaves a generator that waits when it is closed."""
+
+    async def generator() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                say("the generator sees its cancellation", os.getpid())
+                raise
+
+    scope["state"]["made"].append(left := generator())
+    await anext(left)
+    await answer(send, b"left")
 
 
 # -- lifespans

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import WORKER, Ended, Serve, eventually, needs_setting, run_to_its_end
+from .harness import WORKER, Ended, Serve, Server, eventually, needs_setting, run_to_its_end
 
 
 def only_line(ended: Ended, pattern: str) -> str:
@@ -155,6 +155,30 @@ def test_a_module_that_fails_at_import_stops_the_master_with_3(tmp_path: Path, s
     assert ended.status == 3
     assert ended.boots == 1
     assert told in ended.log
+
+
+THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(120,)).start()\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        ("raise RuntimeError", 3),
+        ("import no_such_module", 4),
+        ("async def app(scope, receive, send):\n await receive()\n await send({'type': 'lifespan.startup.failed'})", 3),
+    ],
+    ids=["raises", "import", "startup"],
+)
+def test_an_application_that_fails_stops_the_master_though_it_has_begun_a_thread(
+    tmp_path: Path, source: str, status: int
+) -> None:
+    (tmp_path / "failing.py").write_text(f"{THREAD}{source}\n")
+    server = Server("failing:app", folder=tmp_path)
+    try:
+        assert server.wait(within=20) == status
+        assert len(server.log.lines("Booting worker")) == 1
+    finally:
+        server.kill_everything()
 
 
 def test_several_workers_that_cannot_boot_are_not_respawned(tmp_path: Path) -> None:

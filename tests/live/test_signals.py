@@ -13,6 +13,34 @@ TERM, INT, QUIT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIG
 USR1, WINCH = signal.SIGUSR1, signal.SIGWINCH
 
 
+#: A lifespan at whose end a thread is told to finish, which takes some seconds, and something is printed.
+THREADED = """\
+import atexit, os, threading, time
+
+told = threading.Event()
+
+
+def finish():
+    told.wait()
+    time.sleep(%s)
+    os.write(2, b"the thread has finished\\n")
+
+
+atexit.register(os.write, 2, b"atexit\\n")
+
+
+async def app(scope, receive, send):
+    await receive()
+    threading.Thread(target=finish, name="finishing").start()
+    await send({"type": "lifespan.startup.complete"})
+    os.write(2, b"started\\n")
+    await receive()
+    told.set()
+    print("printed at the end")
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
 def request_in_flight(server: Server) -> Wire:
     """A request that the application has begun and that it ends when four bytes of body have come."""
     wire = server.connect(request("/body", "Content-Length: 4", method="POST"))
@@ -146,6 +174,69 @@ def test_a_thread_that_does_not_end_holds_no_worker_past_graceful_timeout(serve:
     assert not server.log.lines(r"WORKER TIMEOUT|exited with code", after=start)
 
 
+def test_threads_have_the_time_of_a_stop_to_finish_and_the_worker_leaves_in_the_usual_way(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "threaded.py").write_text(THREADED % 1.5)
+    server = serve("threaded:app", conf=HOOKS, env={"PYTHONUNBUFFERED": ""})
+    server.signal(TERM)
+    assert server.wait() == 0
+    said = server.log.lines("^(worker_exit|the thread|atexit|printed)")
+    assert said == [f"worker_exit {server.worker}", "the thread has finished", "atexit", "printed at the end"]
+    assert "left behind" not in server.log
+
+
+def test_threads_that_outlast_graceful_timeout_are_left_and_what_was_printed_is_not(
+    serve: Serve, tmp_path: Path
+) -> None:
+    (tmp_path / "threaded.py").write_text(THREADED % 120)
+    server = serve("threaded:app", "--graceful-timeout", "4", conf=HOOKS, env={"PYTHONUNBUFFERED": ""})
+    start = server.log.position()
+    server.signal(HUP)  # after which nobody sends SIGKILL
+    server.log.wait_for("still running and left behind: finishing$", after=start)
+    server.log.wait_for("^printed at the end", after=start)
+    assert not server.log.lines("^(the thread|atexit)|exited with code|was sent SIG", after=start)
+    server.signal(QUIT)
+    server.wait()
+
+
+def test_a_worker_that_waits_for_threads_is_not_taken_for_hung(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "threaded.py").write_text(THREADED % 4)
+    server = serve("threaded:app", "--timeout", "1", "--graceful-timeout", "60", env={"PYTHONUNBUFFERED": ""})
+    start = server.log.position()
+    server.signal(TERM, server.worker)
+    server.log.wait_for("^the thread has finished", after=start)
+    server.log.wait_for("^printed at the end", after=start)
+    assert not server.log.lines("WORKER TIMEOUT|exited with code|was sent SIG", after=start)
+    server.signal(QUIT)
+    server.wait()
+
+
+@pytest.mark.parametrize("number", [INT, signal.SIGABRT])
+def test_a_quick_stop_ends_the_wait_for_threads(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "threaded.py").write_text(THREADED % 120)
+    server = serve("threaded:app", "--graceful-timeout", "600", conf=HOOKS)
+    old, start = server.worker, server.log.position()
+    server.signal(TERM, old)
+    server.log.wait_for(f"^worker_exit {old}", after=start)
+    server.signal(number, old)
+    eventually(lambda: old not in server.processes())
+    assert not server.log.lines("Traceback|was sent SIG", after=start)
+    server.signal(INT)
+    server.wait()
+
+
+@pytest.mark.parametrize("number", [TERM, QUIT, HUP])
+def test_a_generator_that_is_slow_to_close_holds_no_worker(serve: Serve, number: signal.Signals) -> None:
+    server = serve("asgi_apps:app", "--graceful-timeout", "4", conf=HOOKS)
+    old, start = server.worker, server.log.position()
+    assert server.ask("/slow_generator").status == 200
+    server.signal(number)
+    server.log.wait_for(f"^worker_exit {old}", after=start)
+    assert f"^the generator sees its cancellation {old}$" in server.log
+    assert not server.log.lines(r"Traceback|\[ERROR\]|was sent SIG", after=start)
+
+
 # -- INT and QUIT
 
 
@@ -168,6 +259,28 @@ def test_a_quick_stop_of_one_worker_has_it_replaced(serve: Serve, number: signal
     server.wait_for_new_worker(start)
     assert server.ask("/hello").status == 200
     assert not server.log.lines("exited with code", after=start)
+
+
+@pytest.mark.parametrize("number", [INT, QUIT, signal.SIGABRT])
+@pytest.mark.parametrize("path", ["/forever", "/block"])
+def test_a_hook_that_raises_bars_no_quick_stop(serve: Serve, number: signal.Signals, path: str) -> None:
+    hooks = """\
+def worker_int(worker):
+    raise ValueError("the hook")
+
+
+worker_abort = worker_int
+"""
+    server = serve("apps:app", "--graceful-timeout", "60", conf=hooks)
+    old, start = server.worker, server.log.position()
+    server.connect(request(path))
+    server.log.wait_for(f"called GET {path}")
+    server.signal(number, old)
+    server.log.wait_for(rf"Worker \(pid:{old}\) exited with code 255", after=start)
+    assert server.wait_for_new_worker(start) != old
+    assert len(server.log.lines("^ValueError: the hook", after=start)) == 1
+    assert server.log.lines(r"\[ERROR\] .*hook", after=start)
+    assert not server.log.lines("event loop is already running|Exception in callback", after=start)
 
 
 # -- WINCH and USR1

@@ -10,7 +10,7 @@ import pytest
 
 from .certificates import ask, is_refused, needs_openssl, read_all, self_signed, tls, trusting
 from .client import DEADLINE, Wire, refuses_connections, request
-from .harness import Serve, Server, eventually, run_to_its_end
+from .harness import HOOKS, Serve, Server, eventually, run_to_its_end
 
 pytestmark = needs_openssl
 
@@ -131,6 +131,23 @@ def test_a_handshake_that_stalls_is_ended(serve: Serve, certificate: tuple[str, 
         except ConnectionResetError:
             pass
     assert ask(server.address, trusting(certificate[0])).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00"], ids=["nothing", "its beginning"])
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_handshake_that_stalls_holds_no_stop(
+    serve: Serve, certificate: tuple[str, str], sent: bytes, loop: str
+) -> None:
+    env = {"UVICORN_WORKER_LOOP": loop}
+    never = "import uvicorn_worker.server\nuvicorn_worker.server.TLS_HANDSHAKE_TIMEOUT = 600\n"
+    server = serve("apps:app", *files(certificate), "--graceful-timeout", "600", conf=HOOKS + never, env=env)
+    with Wire(server.address) as stalled:
+        stalled.send(sent)
+        assert stalled.stays_silent(0.3)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert f"^worker_exit {server.worker}" in server.log
+    assert not server.log.lines(r"Traceback|\[(WARNING|ERROR)\]|never retrieved|was destroyed")
 
 
 # -- one context for all workers

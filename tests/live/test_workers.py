@@ -1,6 +1,7 @@
 """Workers that hang, die or lose their master."""
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,35 @@ def test_an_idle_connection_does_not_keep_an_orphan_alive(serve: Serve) -> None:
     server.wait()
     assert wire.rest() == b""
     eventually(lambda: not server.processes())
+
+
+def test_an_application_that_is_still_starting_does_not_keep_an_orphan_alive(tmp_path: Path) -> None:
+    server = Server("asgi_apps:never_starts", folder=tmp_path)
+    try:
+        server.log.wait_for("^starting")
+        server.signal(signal.SIGKILL)
+        server.wait()
+        eventually(lambda: not server.processes())
+    finally:
+        server.kill_everything()
+
+
+def test_a_hook_that_recycles_its_worker_cuts_no_request(serve: Serve) -> None:
+    recycle = """\
+def post_request(worker, request, environ, response):
+    if request.path == "/hello":
+        worker.alive = False
+"""
+    server = serve("apps:app", conf=recycle)
+    old, start = server.worker, server.log.position()
+    busy = server.connect(request("/body", "Content-Length: 4", method="POST"))
+    server.log.wait_for("called POST /body")
+    assert server.ask("/hello").status == 200
+    assert busy.stays_silent(5)
+    busy.send(b"done")
+    assert busy.reply().body == b"done"
+    assert server.wait_for_new_worker(start) != old
+    assert not server.log.lines("graceful_timeout|exited with code", after=start)
 
 
 def test_the_sibling_of_a_killed_worker_goes_on_serving(serve: Serve) -> None:

@@ -1,0 +1,65 @@
+"""The end of a process whose threads may never end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
+
+from uvicorn_worker._types import Log
+from uvicorn_worker.config import FLUSH_GRACE
+
+
+def status_by(error: BaseException | None, otherwise: int) -> int:
+    """The status of a process that ends by ``error``; ``otherwise`` is that of any other than ``SystemExit``."""
+    if not isinstance(error, SystemExit):
+        return otherwise if error is not None else 0
+    if error.code is None:
+        return 0
+    return error.code & 0xFF if isinstance(error.code, int) else 1
+
+
+def leave_within(seconds: float, status: int, log: Log, beat: Callable[[], None]) -> None:
+    """Have the process end in so many seconds, though threads hold it that the interpreter waits for.
+
+    Where they end in time, it ends in its usual way. ``beat`` is called once a second meanwhile.
+    """
+    watch = threading.Thread(target=_watch, args=(time.monotonic() + seconds, status, log, beat), name="leaving")
+    watch.daemon = True
+    watch.start()
+
+
+def _watch(end: float, status: int, log: Log, beat: Callable[[], None]) -> None:
+    while (left := end - time.monotonic()) > 0:
+        beat()
+        time.sleep(min(1.0, left))
+    if _threads_left():
+        leave(status, log)
+
+
+def leave(status: int, log: Log) -> NoReturn:
+    """End the process now, whatever its threads do, when what it has written is where it belongs."""
+    guard = threading.Timer(FLUSH_GRACE, os._exit, (status,))  # A thread may hold what has to be flushed.
+    guard.daemon = True
+    try:
+        guard.start()
+        left = ", ".join(_threads_left())
+        if left:
+            log.warning("Threads are still running and left behind: %s", left)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # It is what the application has made of it.
+                stream.flush()
+        logging.shutdown()
+    finally:
+        os._exit(status)
+
+
+def _threads_left() -> list[str]:
+    """The names of the threads that the interpreter waits for."""
+    main = threading.main_thread()
+    return [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not main]
