@@ -26,7 +26,8 @@ from gunicorn.glogging import Logger, SafeAtoms
 from gunicorn.workers.base import Worker
 
 from uvicorn_worker._types import Hooks
-from uvicorn_worker.access_log import AccessWriter, Entry
+from uvicorn_worker.access_log import Entry
+from uvicorn_worker.access_writer import AccessWriter
 from uvicorn_worker.broadcast.directory import Directory, own_directory
 from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings
 from uvicorn_worker.development import error_page, files_of
@@ -337,7 +338,7 @@ class UvicornWorker(Worker):
             self._server.stop()
 
     def _close_loop(self) -> None:
-        """Let the tasks that are left see their cancellation, and generators be closed, for a moment; close the loop."""
+        """Let tasks that are left see their cancellation, and generators be closed, for a moment; close the loop."""
         self._cancel_tasks()
         closing = self.loop.create_task(self.loop.shutdown_asyncgens())
         self.loop.run_until_complete(asyncio.wait((closing,), timeout=self._task_grace))
@@ -419,7 +420,7 @@ class UvicornWorker(Worker):
         self._leave(self._status_after(self.cfg.worker_abort, 1))
 
     def _status_after(self, hook: Callable[[Worker], object], status: int) -> int:
-        """Call a hook on the way out, which it can't bar; where it raises, the status is what Gunicorn would make it."""
+        """Call a hook on the way out, which it can't bar; where it raises, the status is what Gunicorn makes it."""
         try:
             hook(self)
         except BaseException as error:

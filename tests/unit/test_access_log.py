@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from uvicorn_worker.access_log import COMBINED, AccessLine, AccessWriter, Entry, combined_line, join_fields
+from uvicorn_worker.access_log import COMBINED, AccessLine, Entry, combined_line, join_fields
+from uvicorn_worker.access_writer import AccessWriter
 from uvicorn_worker.http11.framing import Target
 
 

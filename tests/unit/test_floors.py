@@ -22,7 +22,7 @@ FLOORS: dict[int, set[str]] = {
     | {"broadcast.groups", "broadcast.mesh", "websocket.frames"},
     3: {"access_log", "groups", "proxied", "service", "tls", "websocket.handshake", "websocket.reader"}
     | {"broadcast.peers", "interfaces.messages"},
-    4: {"broadcast.local", "http11.body", "flow", "views"},
+    4: {"access_writer", "broadcast.local", "http11.body", "flow", "views"},
     5: {"http11.exchange"},
     6: {"http11.reader", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
     7: {"http11.protocol", "websocket.protocol"}
