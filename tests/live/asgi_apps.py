@@ -59,7 +59,7 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def what(scope: Scope, receive: Receive, send: Send) -> None:
     """The scope, as JSON."""
-    await answer(send, json.dumps(scope, default=lambda raw: raw.decode("latin-1")).encode())
+    await answer(send, json.dumps(scope, default=lambda it: it.decode("latin-1") if type(it) is bytes else "").encode())
 
 
 async def gate(scope: Scope, receive: Receive, send: Send) -> None:
