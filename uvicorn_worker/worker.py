@@ -105,7 +105,7 @@ class UvicornWorker(Worker):
         #: When the first signal to drain came, on the clock ``time.monotonic``.
         self._told_at: float | None = None
         self._is_quitting = False
-        self._has_left = False
+        self._is_ending = False
         self._worker_exit = self.cfg.worker_exit
         self.cfg.set("worker_exit", self._exit)
         self.tmp.close = lambda: None  # Gunicorn closes it before worker_exit, when threads may still hold the process.
@@ -248,6 +248,8 @@ class UvicornWorker(Worker):
 
     def _close_loop(self) -> None:
         """Let tasks that are left see their cancellation, and generators be closed, for a moment; close the loop."""
+        if self.loop.is_running():  # uvloop says so where a signal has kept it from beginning.
+            return
         self._cancel_tasks()
         closing = self.loop.create_task(self.loop.shutdown_asyncgens())
         self.loop.run_until_complete(asyncio.wait((closing,), timeout=self._task_grace))
@@ -272,7 +274,7 @@ class UvicornWorker(Worker):
         The loop (in a callback of a transport) and applications (by ``except:``) can swallow what is raised here, so
         it is raised once more from the loop itself.
         """
-        if self._has_left:  # The interpreter waits for threads, and would swallow it, too.
+        if self._is_ending:  # The interpreter waits for threads, and would swallow it, too.
             leave(status, self.log)
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._raise_exit, status)
@@ -284,11 +286,11 @@ class UvicornWorker(Worker):
 
     def _exit(self, server: Any, worker: Worker) -> None:
         """Gunicorn's hook ``worker_exit``; behind it, the interpreter waits for threads, some of which never end."""
+        self._is_ending = True
         status = self._status_by(sys.exception())
         try:
             self._worker_exit(server, worker)
         finally:
-            self._has_left = True
             leave_within(self._thread_grace(), status, self.log, self.notify)
 
     def _status_by(self, error: BaseException | None) -> int:
