@@ -1,7 +1,8 @@
-"""The end of a process whose threads may never end."""
+"""The end of a process: by a signal, and though its threads may never end."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sys
@@ -9,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from uvicorn_worker._types import Log
 from uvicorn_worker.config import FLUSH_GRACE
+from uvicorn_worker.errors import WorkerExit
 
 
 def status_by(error: BaseException | None, otherwise: int) -> int:
@@ -63,3 +65,9 @@ def _threads_left() -> list[str]:
     """The names of the threads that the interpreter waits for."""
     main = threading.main_thread()
     return [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not main]
+
+
+def ignore_exits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The handler of what nobody else handles: a task that was left by a signal has failed in nothing."""
+    if not isinstance(context.get("exception"), WorkerExit):
+        loop.default_exception_handler(context)

@@ -1,9 +1,8 @@
-"""Gunicorn's edge: a worker class. Nothing else here imports Gunicorn."""
+"""Gunicorn's edge: a worker class."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import signal
@@ -13,51 +12,29 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
-from urllib.parse import urlsplit
 
 import uvloop
-from gunicorn import SERVER_SOFTWARE, sock
+from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
-from gunicorn.glogging import Logger, SafeAtoms
 from gunicorn.workers.base import Worker
 
-from uvicorn_worker._types import Hooks
-from uvicorn_worker.access_log import Entry
-from uvicorn_worker.access_writer import AccessWriter
-from uvicorn_worker.broadcast.directory import Directory, own_directory
 from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings
 from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
+from uvicorn_worker.inherited import directory_of_master
 from uvicorn_worker.interfaces.detect import detect_interface
-from uvicorn_worker.leaving import leave, leave_within, status_by
-from uvicorn_worker.observe import Observer
+from uvicorn_worker.leaving import ignore_exits, leave, leave_within, status_by
+from uvicorn_worker.observation import Observation, lend_handlers
 from uvicorn_worker.options import read_options, settings_under
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
 from uvicorn_worker.tls import Contexts
-from uvicorn_worker.views import environ_of
 
 _CONTEXTS = Contexts(sock.ssl_context)
-
-#: Where the workers of this master find each other, by the masters' pids: a worker may become one itself.
-_directories: dict[int, Directory] = {}
-
-
-def directory_of_master(cfg: Any, url: str) -> str:
-    """Where the workers of this master find each other, made where there is none; raises ``OSError``."""
-    path = urlsplit(url).path
-    if path:
-        return own_directory(path, cfg.uid, cfg.gid)
-    pid = os.getpid()
-    if pid not in _directories or not os.path.isdir(_directories[pid].path):
-        former = os.environ.get("GUNICORN_PID")  # of the master that this takes over from (USR2)
-        _directories[pid] = Directory.of_master(cfg.worker_tmp_dir, cfg.uid, cfg.gid, int(former) if former else None)
-    return _directories[pid].path
 
 
 class UvicornWorker(Worker):
@@ -129,10 +106,10 @@ class UvicornWorker(Worker):
         #: When the first signal to drain came, on the clock ``time.monotonic``.
         self._told_at: float | None = None
         self._is_quitting = False
-        self._has_left = False
+        self._is_ending = False
         self._worker_exit = self.cfg.worker_exit
         self.cfg.set("worker_exit", self._exit)
-        self.tmp.close = _nothing  # Gunicorn closes it before worker_exit, when threads may still hold the process.
+        self.tmp.close = lambda: None  # Gunicorn closes it before worker_exit, when threads may still hold the process.
         try:
             if self._error is not None:
                 raise self._error
@@ -140,25 +117,14 @@ class UvicornWorker(Worker):
             read_upgrades(self.UPGRADES)
         except InvalidOption as error:  # The master asks check_config when it starts, but not when it reloads.
             self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
-        self._lend_handlers()
+        lend_handlers(self.log)
         self.loop: asyncio.AbstractEventLoop
         self.loop = asyncio.new_event_loop() if self._settings.loop == "asyncio" else uvloop.new_event_loop()
-        self.loop.set_exception_handler(_ignore_exits)
+        self.loop.set_exception_handler(ignore_exits)
         self._threads = ThreadPoolExecutor(thread_name_prefix="asyncio")
         self.loop.set_default_executor(self._threads)
         asyncio.set_event_loop(self.loop)
         super().init_process()
-
-    def _lend_handlers(self) -> None:
-        """Have uvicorn's loggers, which applications write to, write where Gunicorn's do."""
-        lenders = {"uvicorn": "error_log", "uvicorn.error": "error_log", "uvicorn.access": "access_log"}
-        for name, lender_name in lenders.items():
-            lender = getattr(self.log, lender_name, None)  # Another class of logger may have none.
-            if isinstance(lender, logging.Logger):
-                logger = logging.getLogger(name)
-                logger.handlers = lender.handlers
-                logger.setLevel(lender.level)
-                logger.propagate = False
 
     def load_wsgi(self) -> None:
         """Load the application; a failure stops the master with one line and a status of 3, or 4 for an import.
@@ -248,7 +214,7 @@ class UvicornWorker(Worker):
             [listener.sock for listener in self.sockets],
             self.log,
             tls=self._tls,
-            observer=self._make_observer(),
+            observer=Observation(self, self._settings, self.loop).observer(),
             heartbeat=self._heartbeat,
             threads=self._threads,
             max_requests=self.max_requests if self.cfg.max_requests else 0,
@@ -257,57 +223,6 @@ class UvicornWorker(Worker):
         )
         self._stop_if_told()
         return self._server
-
-    def _make_observer(self) -> Observer | None:
-        """What is told of requests, if anybody wants to know."""
-        access_log = self.log.access if self._is_access_logged() else None
-        hooks = self._hooks()
-        if access_log is None and hooks == Hooks():
-            return None
-        return Observer(self.log, access_log, writer=self._access_writer(), environ=self._environ(), hooks=hooks)
-
-    def _is_access_logged(self) -> bool:
-        """Whether anything becomes of a call of ``log.access``: a line, or what another class of logger makes of it."""
-        cfg = self.cfg
-        to_syslog = cfg.syslog and not cfg.disable_redirect_access_to_syslog
-        configured = cfg.accesslog or cfg.logconfig or cfg.logconfig_dict or cfg.logconfig_json or to_syslog
-        return type(self.log).access is not Logger.access or bool(self._settings.access_log and configured)
-
-    def _access_writer(self) -> AccessWriter | None:
-        """What comes to the same as calling ``log.access``, for much less, where the logger is Gunicorn's own."""
-        if not self._is_access_logged() or type(self.log) is not Logger or Logger.atoms_wrapper_class is not SafeAtoms:
-            return None
-        log, cfg = self.log, self.cfg
-        try:
-            return AccessWriter(cfg.access_log_format, self._environ_of, log.access_log, log, self.loop.call_soon)
-        except (TypeError, ValueError):  # The logger will say what is wrong with it.
-            return None
-
-    def _environ_of(self, entry: Entry) -> Mapping[str, Any]:
-        return environ_of(entry, self._environ())
-
-    def _environ(self) -> dict[str, Any]:
-        """What the environments of all requests have in common, for hooks and loggers."""
-        return {
-            "SERVER_SOFTWARE": SERVER_SOFTWARE,
-            "wsgi.version": (1, 0),
-            "wsgi.multithread": False,
-            "wsgi.multiprocess": self.cfg.workers > 1,
-            "wsgi.run_once": False,
-        }
-
-    def _hooks(self) -> Hooks:
-        """The hooks around requests; Gunicorn's own do nothing, but for a line at the level of debugging."""
-        before, after = self.cfg.settings["pre_request"], self.cfg.settings["post_request"]
-        has_after = after.get() != after.default
-        is_debugging = getattr(self.log, "loglevel", logging.INFO) <= logging.DEBUG
-        if not has_after and not is_debugging and before.get() == before.default:
-            return Hooks()
-        return Hooks(self._before_request, partial(self.cfg.post_request, self) if has_after else None)
-
-    def _before_request(self, request: Any) -> None:
-        self.cfg.pre_request(self, request)
-        self.nr += 1  # For hooks to see.
 
     def _heartbeat(self) -> None:
         """Once a second, starting and draining included.
@@ -319,7 +234,6 @@ class UvicornWorker(Worker):
         if self.alive and self.ppid != os.getppid():
             self.log.info("The master has gone: %s shuts down", self)
             self.alive = False
-            self._stop()
         self._stop_if_told()
 
     def _woken(self) -> None:
@@ -328,17 +242,15 @@ class UvicornWorker(Worker):
         self._stop_if_told()
 
     def _stop_if_told(self) -> None:
-        """A signal's handler stops the server itself; the reloader's thread, or a hook, can only say so."""
+        """Stop the server if a signal, the reloader's thread or a hook has said so."""
         if not self.alive and self._server is not None:
             is_reload = self.reloader is not None and self._told_at is None
             self._server.stop(RELOAD_GRACE if is_reload else math.inf)
 
-    def _stop(self) -> None:
-        if self._server is not None:
-            self._server.stop()
-
     def _close_loop(self) -> None:
         """Let tasks that are left see their cancellation, and generators be closed, for a moment; close the loop."""
+        if self.loop.is_running():  # uvloop says so where a signal has kept it from beginning.
+            return
         self._cancel_tasks()
         closing = self.loop.create_task(self.loop.shutdown_asyncgens())
         self.loop.run_until_complete(asyncio.wait((closing,), timeout=self._task_grace))
@@ -363,7 +275,7 @@ class UvicornWorker(Worker):
         The loop (in a callback of a transport) and applications (by ``except:``) can swallow what is raised here, so
         it is raised once more from the loop itself.
         """
-        if self._has_left:  # The interpreter waits for threads, and would swallow it, too.
+        if self._is_ending:  # The interpreter waits for threads, and would swallow it, too.
             leave(status, self.log)
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._raise_exit, status)
@@ -375,11 +287,11 @@ class UvicornWorker(Worker):
 
     def _exit(self, server: Any, worker: Worker) -> None:
         """Gunicorn's hook ``worker_exit``; behind it, the interpreter waits for threads, some of which never end."""
+        self._is_ending = True
         status = self._status_by(sys.exception())
         try:
             self._worker_exit(server, worker)
         finally:
-            self._has_left = True
             leave_within(self._thread_grace(), status, self.log, self.notify)
 
     def _status_by(self, error: BaseException | None) -> int:
@@ -403,7 +315,7 @@ class UvicornWorker(Worker):
         if self._told_at is None:
             self._told_at = time.monotonic()
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._stop)
+            self.loop.call_soon_threadsafe(self._stop_if_told)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """SIGINT and SIGQUIT: stop at once."""
@@ -428,16 +340,6 @@ class UvicornWorker(Worker):
                 self.log.exception("A hook raised when the worker was told to end at once")
             return self._status_by(error)
         return status
-
-
-def _nothing() -> None:
-    """Instead of closing what is still needed."""
-
-
-def _ignore_exits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """The handler of what nobody else handles: a task that was left by a signal has failed in nothing."""
-    if not isinstance(context.get("exception"), WorkerExit):
-        loop.default_exception_handler(context)
 
 
 class UvicornH11Worker(UvicornWorker):

@@ -201,8 +201,8 @@ def test_threads_that_outlast_graceful_timeout_are_left_and_what_was_printed_is_
 
 
 def test_a_worker_that_waits_for_threads_is_not_taken_for_hung(serve: Serve, tmp_path: Path) -> None:
-    (tmp_path / "threaded.py").write_text(THREADED % 4)
-    server = serve("threaded:app", "--timeout", "1", "--graceful-timeout", "60", env={"PYTHONUNBUFFERED": ""})
+    (tmp_path / "threaded.py").write_text(THREADED % 6)
+    server = serve("threaded:app", "--timeout", "2", "--graceful-timeout", "60", env={"PYTHONUNBUFFERED": ""})
     start = server.log.position()
     server.signal(TERM, server.worker)
     server.log.wait_for("^the thread has finished", after=start)

@@ -122,7 +122,7 @@ def test_a_client_certificate_is_required_where_the_settings_say_so(
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00"], ids=["nothing", "its beginning"])
 def test_a_handshake_that_stalls_is_ended(serve: Serve, certificate: tuple[str, str], sent: bytes) -> None:
-    soon = "import uvicorn_worker.server\nuvicorn_worker.server.TLS_HANDSHAKE_TIMEOUT = 0.5\n"
+    soon = "import uvicorn_worker.accept\nuvicorn_worker.accept.TLS_HANDSHAKE_TIMEOUT = 0.5\n"
     server = serve("apps:app", *files(certificate), "--worker-connections", "1", conf=soon)
     with Wire(server.address) as stalled:
         stalled.send(sent)
@@ -139,7 +139,7 @@ def test_a_handshake_that_stalls_holds_no_stop(
     serve: Serve, certificate: tuple[str, str], sent: bytes, loop: str
 ) -> None:
     env = {"UVICORN_WORKER_LOOP": loop}
-    never = "import uvicorn_worker.server\nuvicorn_worker.server.TLS_HANDSHAKE_TIMEOUT = 600\n"
+    never = "import uvicorn_worker.accept\nuvicorn_worker.accept.TLS_HANDSHAKE_TIMEOUT = 600\n"
     server = serve("apps:app", *files(certificate), "--graceful-timeout", "600", conf=HOOKS + never, env=env)
     with Wire(server.address) as stalled:
         stalled.send(sent)

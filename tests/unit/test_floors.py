@@ -20,15 +20,15 @@ FLOORS: dict[int, set[str]] = {
     1: {"config", "clock", "broadcast.codec", "broadcast.directory"},
     2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "options", "proxy"}
     | {"broadcast.groups", "broadcast.mesh", "websocket.frames"},
-    3: {"access_log", "groups", "proxied", "service", "tls", "websocket.handshake", "websocket.reader"}
-    | {"broadcast.peers", "interfaces.messages"},
+    3: {"access_log", "groups", "inherited", "leaving", "proxied", "service", "tls"}
+    | {"broadcast.peers", "interfaces.messages", "websocket.handshake", "websocket.reader"},
     4: {"access_writer", "broadcast.local", "http11.body", "flow", "views"},
     5: {"http11.exchange"},
     6: {"http11.reader", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
     7: {"http11.protocol", "websocket.protocol"}
     | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
-    8: {"observe"},
-    9: {"server"},
+    8: {"accept", "observe"},
+    9: {"observation", "server"},
     10: {"worker", "run", "__init__", "__main__"},
 }
 
@@ -47,11 +47,11 @@ MEANT = {
 
 #: Who may import what from outside.
 ONLY_IN = {
-    "gunicorn": {"worker", "__main__"},
+    "gunicorn": {"worker", "observation", "__main__"},
     "uvloop": {"worker", "run"},
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
-    "ssl": {"tls", "server", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
+    "ssl": {"tls", "server", "accept", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
 }
 
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -1,0 +1,24 @@
+"""What the workers of one master have from it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from uvicorn_worker.broadcast.directory import Directory, own_directory
+
+#: Where the workers of this master find each other, by the masters' pids: a worker may become one itself.
+_directories: dict[int, Directory] = {}
+
+
+def directory_of_master(cfg: Any, url: str) -> str:
+    """Where the workers of this master find each other, made where there is none; raises ``OSError``."""
+    path = urlsplit(url).path
+    if path:
+        return own_directory(path, cfg.uid, cfg.gid)
+    pid = os.getpid()
+    if pid not in _directories or not os.path.isdir(_directories[pid].path):
+        former = os.environ.get("GUNICORN_PID")  # of the master that this takes over from (USR2)
+        _directories[pid] = Directory.of_master(cfg.worker_tmp_dir, cfg.uid, cfg.gid, int(former) if former else None)
+    return _directories[pid].path
