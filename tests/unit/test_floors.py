@@ -24,12 +24,13 @@ FLOORS: dict[int, set[str]] = {
     | {"broadcast.peers", "interfaces.messages"},
     4: {"broadcast.local", "http11.body", "flow", "views"},
     5: {"http11.exchange"},
-    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
-    7: {"http11.protocol", "websocket.protocol"}
+    6: {"http11.head", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
+    7: {"http11.reader", "websocket.protocol"}
     | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
-    8: {"observe"},
-    9: {"server"},
-    10: {"worker", "run", "__init__", "__main__"},
+    8: {"http11.protocol"},
+    9: {"observe"},
+    10: {"server"},
+    11: {"worker", "run", "__init__", "__main__"},
 }
 
 #: Packages that hold modules and nothing else.
