@@ -24,12 +24,13 @@ FLOORS: dict[int, set[str]] = {
     | {"broadcast.peers", "interfaces.messages", "websocket.handshake", "websocket.reader"},
     4: {"access_writer", "broadcast.local", "http11.body", "flow", "views"},
     5: {"http11.exchange"},
-    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
-    7: {"http11.protocol", "websocket.protocol"}
+    6: {"http11.head", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
+    7: {"http11.reader", "websocket.protocol"}
     | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
-    8: {"accept", "observe"},
-    9: {"observation", "server"},
-    10: {"worker", "run", "__init__", "__main__"},
+    8: {"http11.protocol"},
+    9: {"accept", "observe"},
+    10: {"observation", "server"},
+    11: {"worker", "run", "__init__", "__main__"},
 }
 
 #: Packages that hold modules and nothing else.

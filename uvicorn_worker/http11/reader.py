@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -14,10 +12,10 @@ from uvicorn_worker.config import BLANK_BYTES, SLICE, UNSEEN_BYTES
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import framing
 from uvicorn_worker.http11.body import ABSENT
-from uvicorn_worker.http11.exchange import Exchange, Wire
-from uvicorn_worker.http11.framing import DECISIVE_FIELDS, Target, line_too_long, refuse, too_large
+from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.http11.framing import Target, line_too_long, refuse, too_large
+from uvicorn_worker.http11.head import HOSTS, HeadReader
 from uvicorn_worker.memo import Memo
-from uvicorn_worker.proxy import USUAL_FIELDS
 from uvicorn_worker.service import Service
 
 
@@ -33,13 +31,9 @@ class Phase(IntEnum):
 
 HEAD, BODY, PRIMING, SWITCHING, OVER = Phase
 
-# Request fields that make a difference to what is read here or told of it; of the others nothing is known.
-_NOTABLE_FIELDS = DECISIVE_FIELDS | USUAL_FIELDS
-
 # What has been found good.
 _METHODS: Memo[bytes, str] = Memo(framing.decode_method, lambda method: True)
 _TARGETS: Memo[bytes, Target] = Memo(framing.split_target, lambda target: len(target) <= 256)
-_HOSTS: Memo[bytes, bool] = Memo(framing.is_host, lambda host: len(host) <= 256)
 
 # How the parser stops: it is one or the other, which have no parent in common.
 _Stop = httptools.HttpParserError | httptools.HttpParserUpgrade
@@ -52,7 +46,7 @@ _REST_OF_LINE = 32
 _VERSION_ERRORS = frozenset(("Invalid HTTP version", "Pause on PRI/Upgrade"))
 
 
-class RequestReader(Wire):
+class RequestReader(HeadReader):
     """Feeds a parser and makes exchanges of what it tells.
 
     The parser can't be stopped in the middle of what it is fed, and an error that a callback raises ends it; so it is
@@ -60,12 +54,7 @@ class RequestReader(Wire):
     """
 
     __slots__ = (
-        "_decisive",
-        "_exchange_class",
         "_fed",
-        "_forwarded",
-        "_headers",
-        "_host",
         "_incoming",
         "_parser",
         "_pending",
@@ -78,27 +67,15 @@ class RequestReader(Wire):
         "_url",
         "_watch",
         "keeps_alive",
-        "on_header",
-        "service",
-        "trust",
     )
 
     def __init__(self, service: Service, exchange_class: type[Exchange]) -> None:
-        self.service = service
-        self._exchange_class = exchange_class
+        super().__init__(service, exchange_class)
         self._parser = self._new_parser()
         self._phase = HEAD
         #: Bytes that can be read at once: no head of so many is over a limit.
         self._slice = service.slice_without_limits
         self._url = b""
-        self._host: bytes | None = None
-        self._headers: Any = []
-        #: The fields that say how a request is to be read, but for its first Host.
-        self._decisive: list[tuple[bytes, bytes]] = []
-        #: The names and values, in turn, of the fields by which proxies tell of the client, and whether they are
-        #: believed.
-        self._forwarded: list[bytes] = []
-        self.trust = False
         #: Whether the last slice ended within a head or a body, or before a head.
         self._unfinished = False
         #: Bytes of the slices that did, as far as they are not of the body; the first slice of a head is not counted.
@@ -117,16 +94,9 @@ class RequestReader(Wire):
         #: A request to switch protocols, until the parser has stopped behind it.
         self._upgrade: Exchange | None = None
 
-    #: What the parser calls for each field: one of two.
-    on_header: Callable[[bytes, bytes], None]
-
     def _new_parser(self) -> Any:
-        # The parser looks its callbacks up now, and keeps them. Making pairs in the kind that the interface shows saves
-        # making each of them twice.
-        on_header = self._on_header_tuple if self._exchange_class.has_tuples else self._on_header_list
-        proxies = self.service.proxies
-        watches_more = proxies.more_fields or proxies.maps_names
-        self.on_header = partial(self._on_header_watched, on_header) if watches_more else on_header
+        # The parser looks its callbacks up now, and keeps them.
+        self.on_header = self._choose_on_header()
         parser = httptools.HttpRequestParser(self)
         del self.on_header
         return parser
@@ -171,40 +141,6 @@ class RequestReader(Wire):
         self._url += url
         self._unfinished = True
 
-    def _on_header_list(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        value = value.rstrip(b" \t")
-        if name in _NOTABLE_FIELDS:
-            if name == b"host" and self._host is None:
-                self._host = value
-            elif name in USUAL_FIELDS:
-                self._forwarded += name, value
-            else:
-                self._decisive.append((name, value))
-        self._headers.append([name, value])
-
-    def _on_header_tuple(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        value = value.rstrip(b" \t")
-        if name in _NOTABLE_FIELDS:
-            if name == b"host" and self._host is None:
-                self._host = value
-            elif name in USUAL_FIELDS:
-                self._forwarded += name, value
-            else:
-                self._decisive.append((name, value))
-        self._headers.append((name, value))
-
-    def _on_header_watched(self, on_header: Callable[[bytes, bytes], None], name: bytes, value: bytes) -> None:
-        """The same where settings ask for more than the usual fields of proxies to be looked at."""
-        lower = name.lower()
-        proxies = self.service.proxies
-        if lower in proxies.more_fields:
-            self._forwarded += lower, value.rstrip(b" \t")
-        elif proxies.maps_names and b"_" in lower:
-            self._forwarded += lower, b""  # Its value tells nothing.
-        on_header(name, value)
-
     def on_headers_complete(self) -> None:
         if self._phase is not HEAD:
             return self._continue_or_stop()
@@ -222,8 +158,10 @@ class RequestReader(Wire):
             exchange = self._exchange_class(self, method, target, headers)
             # The parser tells the version only as text made anew, at 2,600 instructions. Without a Connection field,
             # only HTTP/1.1 keeps the connection.
-            if self._decisive or not parser.should_keep_alive() or self._host is None or not _HOSTS[self._host]:
-                exchange = self._decide(exchange, parser)
+            if self._decisive or not parser.should_keep_alive() or self._host is None or not HOSTS[self._host]:
+                upgrade = self._decide(exchange, parser)
+                if parser.should_upgrade():
+                    exchange = self._change_protocol(exchange, upgrade)
             if self._forwarded:
                 self._heed_proxies(exchange)
         except RequestRefused as refusal:
@@ -274,52 +212,17 @@ class RequestReader(Wire):
             self._read_no_more()
         exchange.body_complete()
 
-    # Judgement.
+    # Judgement, beside that of the fields.
 
-    def _decide(self, exchange: Exchange, parser: Any) -> Exchange:
-        """Look at what says how the request is to be read; the exchange that it becomes.
-
-        Raises :class:`RequestRefused`.
-        """
-        version = exchange.version = parser.get_http_version()
-        framing.check_version(version)
-        if not parser.should_keep_alive():
-            exchange.end_connection()
-        values: dict[bytes, list[bytes]] = {name: [] for name in DECISIVE_FIELDS}
-        if self._host is not None:
-            values[b"host"].append(self._host)
-        for name, value in self._decisive:
-            values[name].append(value)
-        self._decisive.clear()
-        framing.check_host(values[b"host"], version)
-        lengths = values[b"content-length"]
-        expected = framing.expects_continue(values[b"expect"], version)
-        if framing.is_chunked(values[b"transfer-encoding"], version):
-            exchange.expect_body(None, when_asked=expected)
-        elif lengths and int(lengths[0]):
-            exchange.expect_body(int(lengths[0]), when_asked=expected)
-        if version != "1.1":
-            exchange.template = exchange.template | {"http_version": version}
-        if version != "1.1" or exchange.body is not ABSENT:
-            exchange.is_usual = False
-        if parser.should_upgrade():
-            protocol = framing.find_upgrade(values[b"upgrade"], self.service.upgrades)
-            # RFC 9110 section 7.8: HTTP/1.0 has no upgrades.
-            if protocol is not None and version == "1.1":
-                return self._switch(exchange, protocol)
-            if exchange.body is not ABSENT:
-                self._phase = PRIMING
+    def _change_protocol(self, exchange: Exchange, names: list[bytes]) -> Exchange:
+        """The request as one to switch to a protocol by one of these ``names``, if it can be; or as it is."""
+        protocol = framing.find_upgrade(names, self.service.upgrades)
+        # RFC 9110 section 7.8: HTTP/1.0 has no upgrades.
+        if protocol is not None and exchange.version == "1.1":
+            return self._switch(exchange, protocol)
+        if exchange.body is not ABSENT:
+            self._phase = PRIMING
         return exchange
-
-    def _heed_proxies(self, exchange: Exchange) -> None:
-        """Tell the application what proxies say of the request; raises :class:`RequestRefused`."""
-        fields = tuple(self._forwarded)
-        self._forwarded.clear()
-        proxies, trust = self.service.proxies, self.trust
-        if proxies.maps_names:
-            exchange.headers = proxies.map_names(exchange.headers, trust)
-        if trust:
-            exchange.template = exchange.template | proxies.read[fields]
 
     def _switch(self, exchange: Exchange, protocol: bytes) -> Exchange:
         """Make a request to switch to ``protocol`` of it, after which nothing is HTTP."""

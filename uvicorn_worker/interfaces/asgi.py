@@ -245,7 +245,12 @@ class HTTPASGI(GroupsExtension, GroupReply):
         if start is None and (self.reply is not OPEN or not self._head_is_alone):
             self._refuse_event("http.response.pathsend that is not right behind http.response.start")
         in_thread = self.connection.service.loop.run_in_executor
-        file = await in_thread(None, Path(path).open, "rb")
+        opening = in_thread(None, Path(path).open, "rb")
+        try:
+            file = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_opened)
+            raise
         try:
             left = (await in_thread(None, os.fstat, file.fileno())).st_size
             if start is not None:
@@ -264,7 +269,7 @@ class HTTPASGI(GroupsExtension, GroupReply):
             if self.reply is not FINISHED and type(self._trailers) is not bytes:
                 self._send_part(b"", more=False)
         finally:
-            await in_thread(None, file.close)
+            file.close()
 
     # What groups ask for.
 
@@ -336,3 +341,9 @@ def _check_start(message: Message, fields: ReplyFields) -> ReplyFields:
     if CONTENT_LENGTH in given:
         framing.parse_content_length(given[CONTENT_LENGTH])
     return fields
+
+
+def _close_opened(opening: asyncio.Future[Any]) -> None:
+    """A file was opened for a call that has been cancelled meanwhile."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
