@@ -10,10 +10,12 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
 from uvicorn_worker import migration
+from uvicorn_worker.broadcast import redis_url
 from uvicorn_worker.errors import InvalidOption
 
 ENVIRONMENT_PREFIX = "UVICORN_WORKER_"
@@ -90,6 +92,27 @@ PEER_FLUSH_TIME = 0.5
 #: some.
 TURN_BYTES = 64 * 1024
 DELIVERY_BYTES = 64
+
+#: Seconds for which a subscription is kept that no group needs any more: others may.
+GROUP_LINGER = 1.0
+
+#: The version of redis-py that is known here.
+REDIS_PY = "8"
+
+#: Seconds that a connection to Redis may take to be made, and that joining a group may wait for its answer.
+REDIS_CONNECT_TIME = 5.0
+REDIS_JOIN_TIME = 5.0
+
+#: Seconds until Redis is tried again: at first, and at most.
+REDIS_PAUSE = 0.05
+REDIS_LONGEST_PAUSE = 1.0
+
+#: Channels that are asked for by one command, and bytes of messages that are written to Redis at once.
+REDIS_CHANNELS = 500
+REDIS_BATCH = 256 * 1024
+
+#: Seconds between two looks at the nodes of a cluster, at least.
+REDIS_CLUSTER_PAUSE = 0.1
 
 #: Seconds that a member which was closed because it reads too slowly may take to read what it was sent.
 SLOW_CLOSE_TIME = 5.0
@@ -289,7 +312,14 @@ def _checked(convert: Callable[[Any], Any], value: Any, source: str) -> Any:
     try:
         return convert(value)
     except (TypeError, ValueError) as error:
-        raise InvalidOption(f"{source} = {value!r}: {error}") from None
+        raise InvalidOption(f"{source} = {_without_password(value)!r}: {error}") from None
+
+
+def _without_password(value: Any) -> Any:
+    """The value as it can be told; one that can't be parsed may have a password anywhere before the last ``@``."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"(://)[\s\S]*@", r"\1***@", value))
 
 
 def _boolean(value: Any) -> bool:
@@ -359,13 +389,28 @@ def _ws(value: Any) -> bool:
 
 def _groups(value: Any) -> str:
     """The URL of an engine, as its own module reads it."""
+    if isinstance(value, str) and redis_url.is_redis(value):
+        redis_url.parse(value)
+        _check_redis_py()
+        return value
     try:
         scheme, host, path, query, fragment = urlsplit(value)
     except (TypeError, ValueError, AttributeError):
         raise ValueError("expected a URL, as 'local://'") from None
     if scheme != "local" or host or query or fragment or (path and not path.startswith("/")):
-        raise ValueError("expected 'local://', or 'local:///path/of/a/directory'")
+        raise ValueError("expected 'local://', 'local:///path/of/a/directory', or a URL of Redis, as 'redis://host'")
     return str(value)
+
+
+def _check_redis_py() -> None:
+    """Whether the extra is there, which is imported by the workers alone."""
+    try:
+        version = metadata.version("redis")
+    except metadata.PackageNotFoundError:
+        version = "none"
+    if version.partition(".")[0] != REDIS_PY:
+        found = "" if version == "none" else f", and not {version}"
+        raise ValueError(f"redis-py {REDIS_PY} is needed{found}: pip install 'uvicorn-worker[redis]'")
 
 
 def _root_path(value: Any) -> str:

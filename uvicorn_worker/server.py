@@ -16,6 +16,7 @@ from uvicorn_worker import groups
 from uvicorn_worker._types import AccessLog, Address, Application, Log
 from uvicorn_worker.broadcast.groups import Engine
 from uvicorn_worker.broadcast.local import LocalEngine
+from uvicorn_worker.broadcast.redis_url import is_redis
 from uvicorn_worker.clock import TICK, Clock
 from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, TOKEN, Settings
 from uvicorn_worker.errors import InvalidOption
@@ -104,7 +105,12 @@ _CLASSES: Mapping[Interface, tuple[type[Exchange], type[Exchange], type[Session]
 
 def engine_of(url: str, directory: str | None, log: Log) -> Engine:
     """The engine for groups that ``url`` names; ``directory`` is where the workers of one master find each other."""
-    return LocalEngine(urlsplit(url).path or directory, log)
+    if not is_redis(url):
+        return LocalEngine(urlsplit(url).path or directory, log)
+    # Only here, as redis-py is an extra.
+    from uvicorn_worker.broadcast.redis import engine_of_redis
+
+    return engine_of_redis(url, log)
 
 
 class Server:

@@ -32,9 +32,12 @@ from uvicorn_worker.server import UPGRADES, Server, read_upgrades
 _directories: dict[int, Directory] = {}
 
 
-def directory_of_master(cfg: Any, url: str) -> str:
-    """Where the workers of this master find each other, made where there is none; raises ``OSError``."""
-    path = urlsplit(url).path
+def directory_of_master(cfg: Any, url: str) -> str | None:
+    """Where the workers of this master find each other, made where there is none, if the engine that ``url`` names
+    needs that; raises ``OSError``."""
+    scheme, _, path, _, _ = urlsplit(url)
+    if scheme != "local":
+        return None
     if path:
         return own_directory(path, cfg.uid, cfg.gid)
     pid = os.getpid()
@@ -166,6 +169,8 @@ class UvicornWorker(Worker):
             self.loop.run_until_complete(self._run_server(tls))
         except StartupFailed as error:
             self._fail_boot(f"The application did not start: {error}", Arbiter.WORKER_BOOT_ERROR)
+        except InvalidOption as error:
+            self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
         except WorkerExit:
             self._is_leaving = True
             if self._server is not None:
