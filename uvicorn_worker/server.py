@@ -16,6 +16,7 @@ from uvicorn_worker import groups
 from uvicorn_worker._types import AccessLog, Address, Application, Log
 from uvicorn_worker.broadcast.groups import Engine
 from uvicorn_worker.broadcast.local import LocalEngine
+from uvicorn_worker.broadcast.middleware import choose_engine
 from uvicorn_worker.broadcast.redis_url import is_redis
 from uvicorn_worker.clock import TICK, Clock
 from uvicorn_worker.config import IDLE_GRACE, RESERVED_DESCRIPTORS, TLS_HANDSHAKE_TIMEOUT, TOKEN, Settings
@@ -154,7 +155,7 @@ class Server:
         self._service.on_less = self._less
         self._service.on_quota = self._quota_reached
         self._service.requests_left = max_requests or None
-        self._engine = engine_of(settings.groups, directory, log)
+        self._engine = engine_of(choose_engine(settings.groups), directory, log)
         self._ceiling = settings.worker_connections or _descriptor_ceiling()
         #: Connections that are accepted, and not made yet.
         self._connecting: set[asyncio.Task[None]] = set()

@@ -16,22 +16,24 @@ ROOT = Path(uvicorn_worker.__file__).parent
 
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
-    0: {"errors", "_types", "memo", "migration", "_version"},
-    1: {"config", "clock", "broadcast.codec", "broadcast.directory"},
+    0: {"errors", "_types", "memo", "migration", "_version", "broadcast.redis_url"},
+    1: {"config", "clock", "broadcast.codec", "broadcast.directory", "broadcast.resp"},
     2: {"http11.framing", "http11.wire", "interfaces.detect", "websocket.frames"}
-    | {"broadcast.groups", "broadcast.mesh"},
-    3: {"broadcast.peers", "groups", "interfaces.messages", "service", "websocket.handshake", "websocket.reader"},
-    4: {"broadcast.local", "http11.body", "flow"},
-    5: {"http11.exchange"},
-    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
-    7: {"http11.protocol", "websocket.protocol", "observe"}
+    | {"broadcast.groups", "broadcast.mesh", "broadcast.subscriptions"},
+    3: {"broadcast.peers", "groups", "interfaces.messages", "service", "websocket.handshake", "websocket.reader"}
+    | {"broadcast.middleware", "broadcast.redis_wire"},
+    4: {"broadcast.local", "broadcast.redis_link", "http11.body", "flow"},
+    5: {"broadcast.redis_publisher", "broadcast.redis_subscriber", "http11.exchange"},
+    6: {"http11.reader", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"}
+    | {"broadcast.redis_cluster", "broadcast.redis_engine"},
+    7: {"http11.protocol", "websocket.protocol", "observe", "broadcast.redis"}
     | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
     8: {"server"},
-    9: {"worker", "run", "__init__", "__main__"},
+    9: {"worker", "run", "__init__", "__main__", "broadcast.__init__"},
 }
 
 #: Packages that hold modules and nothing else.
-EMPTY = {"broadcast.__init__", "http11.__init__", "interfaces.__init__", "websocket.__init__"}
+EMPTY = {"http11.__init__", "interfaces.__init__", "websocket.__init__"}
 
 #: The highest of the floors that know no loop and no socket.
 HIGHEST_PURE_FLOOR = 2
@@ -49,6 +51,7 @@ ONLY_IN = {
     "uvloop": {"worker", "run"},
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
+    "redis": {"broadcast.redis_wire"},
     "ssl": {"worker", "server", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
 }
 

@@ -1,103 +1,15 @@
-"""The engine ``redis://``: what is sent to a group is published on a channel of Redis by the same name.
-
-A worker has two connections, whatever the number of its clients and groups: one that listens to the channels of the
-groups which have members here, and one that publishes. What a worker itself sends comes to it through Redis, too, so
-that all workers see one order.
-"""
+"""The engines for URLs of Redis. Nothing imports this, or redis-py, unless such a URL is given."""
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
-from typing import Any
-
 from uvicorn_worker._types import Log
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Sink
-from uvicorn_worker.broadcast.redis_link import Link
-from uvicorn_worker.broadcast.redis_publisher import Publisher
-from uvicorn_worker.broadcast.redis_subscriber import Subscriber
-from uvicorn_worker.broadcast.redis_url import Target, parse
-from uvicorn_worker.broadcast.redis_wire import Denied, open_master
-from uvicorn_worker.config import PEER_FLUSH_TIME
-from uvicorn_worker.errors import InvalidOption
-
-
-class RedisEngine(Engine):
-    """One worker's connections to a server, or to the master that Sentinels know."""
-
-    def __init__(self, target: Target, log: Log) -> None:
-        self._target = target
-        self._log = log
-        self._prefix = target.prefix.encode()
-        self._subscriber: Subscriber
-        self._publisher: Publisher
-
-    async def start(self, sink: Sink) -> None:
-        """Raises :class:`InvalidOption` where Redis does not let the worker in."""
-        await super().start(sink)
-        open_wire, where = partial(open_master, self._target), str(self._target)
-        self._subscriber = Subscriber(open_wire, where, self._target, self._log, sink)
-        self._publisher = Publisher(open_wire, where, self._target, self._log)
-        self._publisher.on_demoted = partial(self._subscriber.fail, "it is a replica now")
-        self._subscriber.start()
-        self._publisher.start()
-        try:
-            await is_let_in(self._subscriber, self._publisher)
-        except BaseException:
-            await self.stop()
-            raise
-
-    async def stop(self) -> None:
-        await stop(self._subscriber, self._publisher)
-
-    def _channel(self, group: str) -> bytes:
-        return self._prefix + group.encode()
-
-    async def add(self, group: str) -> None:
-        await self._subscriber.add(self._channel(group), group)
-
-    def discard(self, group: str) -> None:
-        self._subscriber.discard(self._channel(group))
-
-    async def send(self, group: str, delivery: Delivery) -> None:
-        await self._publisher.send(self._channel(group), delivery.body)
-
-    def stats(self) -> dict[str, Any]:
-        """``connected``; ``subscriptions``: channels that are listened to; ``waiting``: messages without an answer;
-        ``reconnects`` of both connections."""
-        return stats_of([self._subscriber], [self._publisher])
-
-
-async def is_let_in(*links: Link) -> None:
-    """Return when each has been tried, whether it could be reached or not; raises :class:`InvalidOption` where the
-    server does not let the user in."""
-    for link in links:
-        error = await asyncio.shield(link.tried)
-        if isinstance(error, Denied):
-            raise InvalidOption(f"Redis at {link.where} does not let the worker in: {error} (the option groups)")
-
-
-async def stop(*links: Link) -> None:
-    """Stop all, when what was sent has left, or soon."""
-    flushes = [asyncio.create_task(link.flush()) for link in links if isinstance(link, Publisher) and link.is_up]
-    if flushes:
-        await asyncio.wait(flushes, timeout=PEER_FLUSH_TIME)
-    for flush in flushes:
-        flush.cancel()
-    for link in links:
-        await link.stop()
-
-
-def stats_of(subscribers: list[Subscriber], publishers: list[Publisher]) -> dict[str, Any]:
-    links: list[Link] = [*subscribers, *publishers]
-    return {
-        "connected": all(link.is_up for link in links),
-        "subscriptions": sum(len(subscriber.subscriptions) for subscriber in subscribers),
-        "waiting": sum(publisher.waiting for publisher in publishers),
-        "reconnects": sum(max(link.connections - 1, 0) for link in links),
-    }
+from uvicorn_worker.broadcast.groups import Engine
+from uvicorn_worker.broadcast.redis_cluster import ClusterEngine
+from uvicorn_worker.broadcast.redis_engine import RedisEngine
+from uvicorn_worker.broadcast.redis_url import parse
 
 
 def engine_of_redis(url: str, log: Log) -> Engine:
-    """The engine for a URL of Redis; raises ``ValueError``."""
-    return RedisEngine(parse(url), log)
+    """The engine for a URL; raises ``ValueError``."""
+    target = parse(url)
+    return ClusterEngine(target, log) if target.kind == "cluster" else RedisEngine(target, log)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast.redis_url import Target
-from uvicorn_worker.broadcast.redis_wire import Lost, Wire
-from uvicorn_worker.config import REDIS_LONGEST_PAUSE, REDIS_PAUSE
+from uvicorn_worker.broadcast.redis_wire import Denied, Lost, Wire
+from uvicorn_worker.config import PEER_FLUSH_TIME, REDIS_LONGEST_PAUSE, REDIS_PAUSE
+from uvicorn_worker.errors import InvalidOption
 
 
 class Link:
@@ -63,6 +65,13 @@ class Link:
     def _ping(self) -> None:
         """Ask for a sign of life."""
         raise NotImplementedError
+
+    def load(self) -> tuple[str, int]:
+        """How much it has to do, and the name of that."""
+        raise NotImplementedError
+
+    async def flush(self) -> None:
+        """Return when what there was to send has left."""
 
     # Its life.
 
@@ -159,6 +168,42 @@ class Link:
     def _is_tried(self, error: Lost | None) -> None:
         if not self.tried.done():
             self.tried.set_result(error)
+
+
+async def is_let_in(*links: Link) -> None:
+    """Return when each has been tried, whether it could be reached or not; raises :class:`InvalidOption` where the
+    server does not let the user in."""
+    for link in links:
+        error = await asyncio.shield(link.tried)
+        if isinstance(error, Denied):
+            raise not_let_in(link.where, error)
+
+
+def not_let_in(where: object, error: Denied) -> InvalidOption:
+    return InvalidOption(f"groups: Redis at {where} does not let the worker in: {error}")
+
+
+async def stop(*links: Link) -> None:
+    """Stop all, when what was sent has left, or soon."""
+    flushes = [asyncio.create_task(link.flush()) for link in links if link.is_up]
+    if flushes:
+        await asyncio.wait(flushes, timeout=PEER_FLUSH_TIME)
+    for flush in flushes:
+        flush.cancel()
+    for link in links:
+        await link.stop()
+
+
+def stats_of(*links: Link) -> dict[str, Any]:
+    """Whether all are ``connected``, ``reconnects``, and what each has to do."""
+    stats: dict[str, Any] = {
+        "connected": all(link.is_up for link in links),
+        "reconnects": sum(max(link.connections - 1, 0) for link in links),
+    }
+    for link in links:
+        name, count = link.load()
+        stats[name] = stats.get(name, 0) + count
+    return stats
 
 
 def _nothing() -> None:

@@ -52,10 +52,8 @@ class Publisher(Link):
         #: Called when the server is found to be a master no more.
         self.on_demoted: Callable[[], None] = _nothing
 
-    @property
-    def waiting(self) -> int:
-        """How many messages wait for an answer."""
-        return sum(not future.done() for _, future in self._waiting)
+    def load(self) -> tuple[str, int]:
+        return "waiting", sum(not future.done() for _, future in self._waiting)
 
     async def send(self, channel: bytes, body: bytes) -> None:
         """Return when the server has the message; raises :class:`GroupsUnavailable`, and :class:`Moved`."""
@@ -92,7 +90,6 @@ class Publisher(Link):
         return GroupsUnavailable(f"Redis is out of reach: {self.reason}")
 
     async def flush(self) -> None:
-        """Return when nobody waits."""
         while self._waiting:
             await asyncio.wait((self._waiting.popleft()[1],))
 

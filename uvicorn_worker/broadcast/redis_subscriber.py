@@ -111,17 +111,17 @@ class Subscriber(Link):
 
     def release(self, channel: bytes) -> Subscription:
         """Listen to a channel no more that another connection is to have, and give what is known of it."""
-        subscription = self.subscriptions.release(channel)
-        if self.is_up:
-            self.subscriptions.leaves.append(channel)
-            self._has_work.set()
-        return subscription
+        self._has_work.set()
+        return self.subscriptions.release(channel)
 
     def adopt(self, subscription: Subscription, reason: str) -> None:
         """Listen to a channel that another connection had."""
         self._lost_at, self._lost_by = self._loop.time(), reason
         self.subscriptions.adopt(subscription)
         self._has_work.set()
+
+    def load(self) -> tuple[str, int]:
+        return "subscriptions", len(self.subscriptions)
 
     # The connection.
 
@@ -189,6 +189,7 @@ class Subscriber(Link):
         if answer[0] == self._words.joined:
             self._count_answer(answer)
             self.subscriptions.joined(answer[1])
+            self._has_work.set()
             self._tell_restored()
         elif answer[0] == self._words.left:
             self._count_answer(answer)

@@ -168,5 +168,3 @@ async def _ask_once(target: Target, node: Node, *words: bytes) -> Any:
         raise Lost("no answer") from None
     finally:
         await wire.end()
-
-

@@ -131,7 +131,9 @@ class Subscriptions:
     def joined(self, channel: bytes) -> None:
         """It is on: what is sent from now on comes."""
         subscription = self._all.get(channel)
-        if subscription is not None and subscription.state is JOINING:
+        if subscription is None:  # It is another connection's by now.
+            self.leaves.append(channel)
+        elif subscription.state is JOINING:
             subscription.state = ON
             self._is_settled(subscription)
             subscription.wake()
@@ -209,6 +211,8 @@ class Subscriptions:
     def release(self, channel: bytes) -> Subscription:
         """It is another connection's from now on, as it is."""
         subscription = self._forget(channel)
+        if subscription.state is ON:
+            self.leaves.append(channel)
         self._lose(subscription)
         self._lost.discard(channel)
         return subscription
