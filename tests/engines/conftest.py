@@ -3,12 +3,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
 
+from .harness import eventually
 from .redis_server import RedisServer
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -56,5 +58,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     default = uvloop.new_event_loop if "on_uvloop" in pyfuncitem.fixturenames else asyncio.new_event_loop
     factory = pyfuncitem.funcargs.get("loop_factory", default)
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(pyfuncitem.obj(**values))
+        runner.run(_run_alone(pyfuncitem.obj(**values)))
     return True
+
+
+async def _run_alone(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test, which is to leave no task behind."""
+    await test
+    await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})

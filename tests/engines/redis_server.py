@@ -69,7 +69,12 @@ class RedisServer:
         self.socket = self.folder / "s"
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        self.admin = redis.Redis(unix_socket_path=str(self.socket), decode_responses=True, socket_timeout=5)
+        self.admin = self.admin_with()
+
+    def admin_with(self, password: str | None = None) -> redis.Redis:
+        """What a test asks the server by."""
+        path = str(self.socket)
+        return redis.Redis(unix_socket_path=path, password=password, decode_responses=True, socket_timeout=5)
 
     @property
     def url(self) -> str:

@@ -59,6 +59,7 @@ class ClusterEngine(Engine):
     async def stop(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
+            await asyncio.wait((self._looking,))
         await stop(*self._links())
 
     def _links(self) -> list[Link]:

@@ -32,6 +32,7 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[str] | None = None
+        self._is_stopping = False
         #: Something is to be written.
         self._has_work = asyncio.Event()
         #: Answers that have come.
@@ -79,6 +80,7 @@ class Link:
         self._task = self._loop.create_task(self._live())
 
     async def stop(self) -> None:
+        self._is_stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -96,11 +98,13 @@ class Link:
             except Lost as error:
                 self._is_out_of_reach(error)
             else:
+                heard = self._heard
                 self._is_reached()
-                since = self._loop.time()
                 await self._use(wire)
-                if self._loop.time() - since >= pause:
+                if heard != self._heard:  # It was of some use.
                     pause = REDIS_PAUSE
+            if self._is_stopping:  # A task group whose tasks fail at this moment forgets that it is cancelled.
+                return
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, REDIS_LONGEST_PAUSE)
 

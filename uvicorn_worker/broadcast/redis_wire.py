@@ -59,6 +59,8 @@ class Wire:
             raise Moved(str(error)) from None
         except ResponseError as error:
             raise Refused(str(error)) from None
+        except AuthenticationError as error:
+            raise Denied(str(error)) from None
         except (RedisError, OSError) as error:
             raise Lost(str(error)) from None
 
@@ -86,13 +88,18 @@ def _connection(target: Target, node: Node | None, options: dict[str, Any]) -> A
     return Connection(host=host, port=port, **options)
 
 
+def _patience(target: Target) -> float:
+    """Seconds until an answer that has not come is not waited for."""
+    return min(REDIS_CONNECT_TIME, target.dead)
+
+
 async def open_wire(target: Target, node: Node | None, options: dict[str, Any] | None = None) -> Wire:
     """A connection to one server; ``node`` is ``None`` for that on a Unix socket. Raises :class:`Lost`, and
     :class:`Denied`."""
     connection = _connection(target, node, dict(target.options) if options is None else options)
     connect: Callable[[], Awaitable[None]] = connection.connect  # which has no types
     try:
-        async with asyncio.timeout(REDIS_CONNECT_TIME):
+        async with asyncio.timeout(_patience(target)):
             await connect()
     except (AuthenticationError, ResponseError) as error:
         raise Denied(str(error)) from None
@@ -112,7 +119,7 @@ async def open_master(target: Target) -> Wire:
         node = target.nodes[0] if target.nodes else None
     wire = await open_wire(target, node)
     try:
-        async with asyncio.timeout(REDIS_CONNECT_TIME):
+        async with asyncio.timeout(_patience(target)):
             role = await wire.ask(b"ROLE")
     except Refused:
         return wire  # A user may not be allowed to ask, and proxies don't know.
@@ -162,7 +169,7 @@ async def _ask_once(target: Target, node: Node, *words: bytes) -> Any:
         options = {**tls, **target.sentinel_options}
     wire = await open_wire(target, node, options)
     try:
-        async with asyncio.timeout(REDIS_CONNECT_TIME):
+        async with asyncio.timeout(_patience(target)):
             return await wire.ask(*words)
     except TimeoutError:
         raise Lost("no answer") from None
