@@ -62,12 +62,15 @@ def free_port() -> int:
 class RedisServer:
     """A server on a TCP port and on a Unix socket, by which tests ask it; as a context manager, gone in the end."""
 
-    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *options: str, port: int | None = None, sentinel: Path | None = None) -> None:
+        """`sentinel` is the configuration file of a Sentinel."""
         self.port = port or free_port()
         self.folder = folder / str(self.port)
         self.folder.mkdir()
         self.socket = self.folder / "s"
-        self._options = options
+        self._file = [] if sentinel is None else [str(sentinel), "--sentinel"]
+        quick = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0")
+        self._options = options if sentinel else (*quick, *options)
         self._process: subprocess.Popen[bytes] | None = None
         self.admin = self.admin_with()
 
@@ -90,7 +93,7 @@ class RedisServer:
 
     def start(self) -> None:
         address = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", str(self.socket)]
-        command = [find_binary(), *address, "--save", "", "--appendonly", "no", *self._options]
+        command = [find_binary(), *self._file, *address, *self._options]
         with open(self.folder / "log", "ab") as log:
             self._process = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         wait_until(self.is_ready)

@@ -37,6 +37,7 @@ class ClusterEngine(Engine):
         #: Channels that a node has said not to have.
         self._moved: set[bytes] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._is_stopping = False
         self._leaving: set[asyncio.Task[None]] = set()
         self._reason = ""
 
@@ -57,6 +58,7 @@ class ClusterEngine(Engine):
             self._log.info("Groups: found Redis at %s, with %d masters", self._target, len(resp.known(self._masters)))
 
     async def stop(self) -> None:
+        self._is_stopping = True
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait((self._looking,))
@@ -151,7 +153,7 @@ class ClusterEngine(Engine):
 
     def _look(self) -> None:
         """Ask where the slots are, soon, and again until somebody says so."""
-        if self._looking is None or self._looking.done():
+        if not self._is_stopping and (self._looking is None or self._looking.done()):
             self._looking = self._loop.create_task(self._look_until_found())
 
     async def _look_until_found(self) -> None:
