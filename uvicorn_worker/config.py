@@ -79,19 +79,20 @@ PEER_MISSED_GROUPS = 1000
 #: Bytes that are gathered for other workers until they are written without waiting for the end of the loop's turn.
 PEER_BATCH = 256 * 1024
 
-#: Seconds between two times that a worker writes to the others, as long as it has several messages each time.
+#: Times within so many seconds that a worker writes to the others at once; then it gathers messages for as long.
+PEER_FLUSHES = 4
 PEER_PACE = 0.001
 
 #: Seconds until a worker that could not be reached is tried again.
 PEER_RETRY = 0.1
 
 #: Seconds that what was sent may take to leave when the worker stops.
-PEER_FLUSH_TIME = 0.5
+PEER_FLUSH_TIME = 0.25
 
 #: Bytes of messages to groups, sent or received, after which the loop is let turn, each write to a member counting for
 #: some.
 TURN_BYTES = 64 * 1024
-DELIVERY_BYTES = 64
+DELIVERY_BYTES = 4
 
 #: Seconds for which a subscription is kept that no group needs any more: others may.
 GROUP_LINGER = 1.0

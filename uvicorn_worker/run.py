@@ -13,9 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvloop
 
+from uvicorn_worker.broadcast.directory import own_directory
 from uvicorn_worker.config import Settings, read_options
 from uvicorn_worker.interfaces.detect import detect_interface
 from uvicorn_worker.server import Server
@@ -34,12 +36,15 @@ def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) 
     one, where no signals arrive, it serves until the process ends.
 
     Raises :class:`InvalidApplication`, :class:`InvalidOption`, :class:`StartupFailed`, and ``OSError`` where the port
-    can't be had.
+    can't be had, nor the directory that ``groups`` names.
     """
     if isinstance(app, str):
         app = pkgutil.resolve_name(app)
     settings = Settings(**read_options(options, os.environ, source="run"))
     detect_interface(app, settings.interface)  # raises before anything is listened on
+    directory = urlsplit(settings.groups).path
+    if directory:
+        own_directory(directory, os.geteuid(), os.getegid())
     if not _log.hasHandlers():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] %(message)s")
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:

@@ -1,13 +1,13 @@
-"""A chat: what one says, all are told. It is for one worker process, because who is there is only known to that.
+"""A chat: what one says, all are told, whichever worker process they are connected to.
 
 Start it from the top of the repository, in the environment that the package is installed in, with::
 
-    gunicorn -k uvicorn_worker.UvicornWorker --chdir examples/chat app:chat
+    gunicorn -k uvicorn_worker.UvicornWorker -w 2 --chdir examples/chat app:chat
 
 open http://127.0.0.1:8000/ in two windows of a browser, and say something in one of them.
 """
 
-import asyncio
+import os
 
 PAGE = """<!doctype html>
 <title>Chat</title>
@@ -27,25 +27,16 @@ PAGE = """<!doctype html>
 </script>
 """
 
-present = set()  # the reply channels of everybody who is here
-
-
-async def tell_all(text):
-    # All at once, so that one who reads slowly keeps nobody waiting; one who has just left is no error.
-    await asyncio.gather(*(reply.send({"text": text}) for reply in present), return_exceptions=True)
-
 
 async def chat(message, channels):
-    reply = channels["reply"]
+    reply, groups = channels["reply"], channels["groups"]
     if message["channel"] == "http.request":
         headers = [(b"content-type", b"text/html; charset=utf-8")]
         await reply.send({"status": 200, "headers": headers, "content": PAGE.encode()})
     elif message["channel"] == "websocket.connect":
-        await reply.send({"accept": True})
-        present.add(reply)
-        await tell_all(f"{len(present)} here")
+        hello = {"text": f"somebody has come, to worker {os.getpid()}"}
+        await groups.send({"group": "chat", "add": reply.name, "send": hello})
     elif message["channel"] == "websocket.receive":
-        await tell_all(message["text"] or "")
+        await groups.send({"group": "chat", "send": {"text": message["text"] or ""}})
     elif message["channel"] == "websocket.disconnect":
-        present.discard(reply)
-        await tell_all(f"{len(present)} here")
+        await groups.send({"group": "chat", "send": {"text": "somebody has left"}})

@@ -57,9 +57,14 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(send, b"hello")
 
 
+def as_json(value: Any) -> Any:
+    """What JSON can have of a value of the scope."""
+    return value.decode("latin-1") if isinstance(value, bytes) else dict.fromkeys(value)
+
+
 async def what(scope: Scope, receive: Receive, send: Send) -> None:
     """The scope, as JSON."""
-    await answer(send, json.dumps(scope, default=lambda raw: raw.decode("latin-1")).encode())
+    await answer(send, json.dumps(scope, default=as_json).encode())
 
 
 async def gate(scope: Scope, receive: Receive, send: Send) -> None:

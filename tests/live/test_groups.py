@@ -491,6 +491,6 @@ with socket.socket(socket.AF_UNIX) as sock:
 def test_other_users_can_not_connect(serve: Serve, base: Path) -> None:
     serve("groups_apps:app", "--worker-tmp-dir", str(base))
     base.chmod(0o755)
-    [path] = base.glob("*/*.*[0-9a-f]")
+    [path] = eventually(lambda: list(base.glob("*/*.*[0-9a-f]")))  # which it begins to listen at in this moment
     stranger = subprocess.run([sys.executable, "-I", "-c", STRANGER, str(path)], capture_output=True)
     assert b"PermissionError" in stranger.stderr, stranger

@@ -280,6 +280,26 @@ def test_options_are_tried_in_the_form_in_which_defaults_are() -> None:
         assert convert(default) == default
 
 
+@pytest.mark.parametrize("url", ["local://", "local:///run/app"])
+def test_engines_of_groups_are_named_by_urls(url: str) -> None:
+    assert read_options({"groups": url}, {}) == read_options({}, {"UVICORN_WORKER_GROUPS": url}) == {"groups": url}
+
+
+@pytest.mark.parametrize("url", ["", "local", "local://host/x", "local://?x", "local:x", "http://x", None, 5, b"local://"])
+def test_other_engines_of_groups_are_refused(url: Any) -> None:
+    with pytest.raises(InvalidOption, match="expected .*'local://'"):
+        read_options({"groups": url}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("groups_max_size", 0), ("groups_max_size", 1 << 30), ("groups_max_backlog", 0), ("groups_gap", "shut")],
+)
+def test_bounds_of_groups_are_checked(name: str, value: Any) -> None:
+    with pytest.raises(InvalidOption, match=name):
+        read_options({name: value}, {})
+
+
 # Settings.
 
 
@@ -297,6 +317,9 @@ def test_the_numbers_that_are_promised() -> None:
     assert settings.unread_body_limit == 64 * 1024
     assert settings.ws_max_queue == 32
     assert settings.ws_max_size == 16 * 1024 * 1024
+    assert (settings.groups, settings.groups_gap) == ("local://", "log")
+    assert settings.groups_max_size == 16 * 1024 * 1024
+    assert settings.groups_max_backlog == 1024 * 1024
     assert settings.ws_ping_interval == settings.ws_ping_timeout == 20.0
     assert settings.ws_close_timeout == 10.0
     assert settings.ws_per_message_deflate is True

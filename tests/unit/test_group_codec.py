@@ -68,6 +68,18 @@ def test_text_is_json_that_a_person_would_write() -> None:
     assert encode({"close": True, "reason": "x"}) == b'{"close":true,"reason":"x"}'
 
 
+@pytest.mark.parametrize("text", ['a"b', 'a","close":"1', "a\\nb", "a\nb", "a\x00b", "a\x7fb", "\xa0", "ä€", "", " "])
+def test_text_is_read_the_short_way_only_where_that_is_the_same(text: str) -> None:
+    body = f'{{"text":"{text}"}}'.encode()
+    try:
+        expected = json.loads(body)
+    except ValueError:
+        with pytest.raises(InvalidGroupMessage):
+            decode(body)
+    else:
+        assert decode(body) == expected
+
+
 def test_json_of_other_programs_is_a_message() -> None:
     assert decode(b' {"text": "hi",\n "more": [1, 2.5, null, true]} ') == {"text": "hi", "more": [1, 2.5, None, True]}
 
@@ -126,6 +138,8 @@ def test_what_contains_itself_or_is_too_deep_is_an_error(leaf: object) -> None:
 
 @given(st.binary() | st.binary().map(b"\x02m".__add__))
 @example(b"")
+@example(b'{"text":"}')
+@example(b'{"text":"\xff"}')
 @example(b"\x02m\xff\xff\xff\xff")
 @example(b"\x02m\x00\x00\x00\x01\x00\x00\x00\x01xl\xff\xff\xff\xff")
 @example(b"\x02" + b"l\x00\x00\x00\x01" * 2000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ async def test_the_extension_is_a_mapping_of_the_channel_and_of_what_speaks_to_g
     )
     with pytest.raises(KeyError):
         extension["other"]
+    assert copy.deepcopy(app.scopes[0])["extensions"][GROUPS] is extension
     with pytest.raises(InvalidGroupMessage):
         await extension["send"]({"group": "chat"})
 

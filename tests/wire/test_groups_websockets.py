@@ -168,6 +168,21 @@ async def test_a_channel_leaves_its_groups_when_its_connection_ends(serve: Serve
     assert staying.take() == [(TEXT, b"hi")]
 
 
+@pytest.mark.parametrize("message", [{"text": "hi"}, {"text": "hi", "close": 1000}])
+async def test_nothing_is_written_to_a_client_that_has_gone_before_that_is_told(
+    serve: Serve, message: dict[str, Any]
+) -> None:
+    worker = serve(Chat())
+    gone, other = await open_many(worker, 2)
+    gone.client.take_writes()
+    gone.client.reset()
+    await worker.service.groups.send({"group": "chat", "send": message})
+    assert gone.client.take_writes() == []
+    assert worker.service.groups.stats()["delivered"] == 1
+    assert other.take()[0] == (TEXT, b"hi")
+    assert members(worker) == (0 if "close" in message else 1)
+
+
 async def test_a_channel_that_is_named_when_it_is_over_is_never_known_to_groups(serve: Serve) -> None:
     names = []
 

@@ -269,21 +269,25 @@ class Groups:
         members = self._members.get(group)
         if members is None:
             return 0
-        failure = None
-        # Of a copy: who can't be sent to leaves, and so does who needs no more than this.
-        for member in tuple(members):
+        failure, failed = None, 0
+        # A copy: who can't be sent to leaves, and so does who needs no more than this.
+        present = tuple(members)
+        for member in present:
             try:
                 member.deliver(delivery)
             except ClientDisconnected:
                 self.leave(member)
+                failed += 1
             except Exception as error:
                 failure = error
-                self._counts["failed"] += 1
+                failed += 1
         if failure is not None:
             unexpected = None if isinstance(failure, UvicornWorkerError) else failure
             self.log.error("Groups: a message to %r failed: %s", group, failure, exc_info=unexpected)
-        self._counts["delivered"] += len(members)
-        return len(members)
+        if failed:
+            self._counts["failed"] += failed
+        self._counts["delivered"] += len(present) - failed
+        return len(present)
 
     def receive(self, group: str, body: bytes) -> None:
         if group not in self._members:

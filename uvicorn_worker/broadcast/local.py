@@ -25,6 +25,7 @@ from uvicorn_worker.config import (
     GROUPS_JOIN_TIME,
     PEER_BATCH,
     PEER_FLUSH_TIME,
+    PEER_FLUSHES,
     PEER_PACE,
     PEER_RETRY,
     TURN_BYTES,
@@ -56,8 +57,9 @@ class LocalEngine(Engine):
         self._batch_groups: list[str] = []
         self._batch_size = 0
         self._flushing: asyncio.Handle | None = None
-        self._flushed_at = 0.0
-        self._flushed_many = False
+        #: Times that it was written to others, within the last moment.
+        self._flushes = 0
+        self._paced_from = 0.0
         #: The workers that senders wait for, and the senders in order.
         self._full: set[Peer] = set()
         self._line: deque[asyncio.Future[None]] = deque()
@@ -90,10 +92,14 @@ class LocalEngine(Engine):
             await asyncio.sleep(0)
 
     def _flush_soon(self) -> None:
-        """At the end of the loop's turn or, where many are being sent, a moment later, so that more leave together."""
-        since = time.monotonic() - self._flushed_at
-        if self._flushed_many and since < PEER_PACE:
-            self._flushing = self._loop.call_later(PEER_PACE - since, self._flush)
+        """At the end of the loop's turn or, where that was done often lately, a moment later, so that more leave
+        together."""
+        now = time.monotonic()
+        if now - self._paced_from > PEER_PACE:
+            self._paced_from, self._flushes = now, 0
+        self._flushes += 1
+        if self._flushes > PEER_FLUSHES:
+            self._flushing = self._loop.call_later(PEER_PACE, self._flush)
         else:
             self._flushing = self._loop.call_soon(self._flush)
 
@@ -108,8 +114,6 @@ class LocalEngine(Engine):
         data = b"".join(batch) if len(batch) > 1 else batch[0]
         for peer in self._peers.values():
             peer.write(data, groups)
-        self._flushed_many = len(batch) > 1
-        self._flushed_at = time.monotonic()
 
     async def _wait_in_line(self) -> None:
         """Return when no worker is full, in the order in which senders have come."""
@@ -158,7 +162,7 @@ class LocalEngine(Engine):
             names = ", ".join(sorted(self._unanswered))
             self.has_missed(f"no answer from the workers {names} within {GROUPS_JOIN_TIME:g} s", frozenset())
         self._joined = None
-        self.log.info("Groups: %d other workers", len(self._peers))
+        self.log.info("Groups: connected with other workers: %d", len(self._peers))
 
     async def _listen(self, directory: str) -> None:
         path = os.path.join(directory, self._name)

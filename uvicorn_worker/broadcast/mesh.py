@@ -18,6 +18,7 @@ MESSAGE = 2
 MISSED = 3
 
 _HEAD = struct.Struct("!IBH")
+_HEAD_SIZE = _HEAD.size
 
 #: Bytes behind a head.
 _MOST = GROUP_MESSAGE_BOUND + GROUP_NAME_BYTES
@@ -60,7 +61,7 @@ class FrameReader:
         self._pieces: list[bytes] = []
         self._size = 0
         #: Bytes without which there is no frame.
-        self._needed = _HEAD.size
+        self._needed = _HEAD_SIZE
 
     def feed(self, data: bytes) -> Iterable[Frame]:
         """The frames that are whole by now; raises :class:`MeshError`, at the latest when all of these were taken."""
@@ -75,16 +76,17 @@ class FrameReader:
 
     def _read(self, data: bytes) -> Iterator[Frame]:
         position, size = 0, len(data)
-        self._needed = _HEAD.size
-        while size - position >= _HEAD.size:
-            length, kind, name_length = _HEAD.unpack_from(data, position)
-            begin = position + _HEAD.size
+        self._needed = _HEAD_SIZE
+        unpack = _HEAD.unpack_from
+        while size - position >= _HEAD_SIZE:
+            length, kind, name_length = unpack(data, position)
+            begin = position + _HEAD_SIZE
             end = begin + length
             body = begin + name_length
             if body > end or length > _MOST or not HELLO <= kind <= MISSED:
                 raise MeshError(f"no frame: {data[position : position + 20]!r}")
             if end > size:
-                self._needed = _HEAD.size + length
+                self._needed = _HEAD_SIZE + length
                 break
             try:
                 name = data[begin:body].decode()

@@ -75,7 +75,7 @@ class Peer(asyncio.Protocol):
 
     def write(self, data: bytes, groups: Sequence[str]) -> None:
         """Write frames, which are messages to these groups, or drop them."""
-        if self._transport is None:
+        if self._transport is None or self._transport.is_closing():
             return
         if self._transport.get_write_buffer_size() > PEER_BOUND:
             self._drop(groups)

@@ -73,9 +73,9 @@ class GroupReply(_OverExchange):
 
     def deliver(self, delivery: Delivery) -> None:
         """Send what was sent to a group; raises as :meth:`answer`."""
-        if self.reply >= FINISHED:
-            raise ClientDisconnected("the reply is finished")
         connection = self.connection
+        if self.reply >= FINISHED or connection.is_closing():
+            raise ClientDisconnected("there is nobody to answer")
         groups = connection.service.groups
         waiting = connection.backlog() if connection.write_paused else 0
         if waiting > connection.service.settings.groups_max_backlog:

@@ -80,6 +80,10 @@ class GroupsExtension:
     def __contains__(self, key: object) -> bool:
         return key in self.keys()
 
+    def __deepcopy__(self, memo: object) -> GroupsExtension:
+        """For who copies a scope: what this stands for can't be made twice."""
+        return self
+
 
 def template_for(service: Service, client: Address | None, server: Address | None) -> Message:
     """What all scopes of a connection have in common: copying it and filling in the rest costs less than making each

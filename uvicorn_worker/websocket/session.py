@@ -296,7 +296,8 @@ class Session:
         if frame is None:
             frame = delivery.frame = messages.frame_of(delivery.message)
         wire = self.wire
-        if frame and self.state is OPEN and not wire.write_paused:
+        # What is written to one that is closing would be a warning in the log.
+        if frame and self.state is OPEN and not wire.write_paused and not wire.is_closing():
             wire.write(frame)
             if wire.write_paused:
                 wire.owe(sys.maxsize)
@@ -313,6 +314,8 @@ class Session:
         """The same where it is more than a frame, or the client reads slowly."""
         self.check_open()
         wire = self.wire
+        if wire.is_closing():
+            raise ClientDisconnected("the client has gone")
         waiting = wire.backlog() if wire.write_paused else 0
         if waiting > self.service.settings.groups_max_backlog:
             self.service.groups.closed_slow(self, waiting)
