@@ -28,9 +28,9 @@ QUICK = "ping=0.2&dead=0.6&send_timeout=0.5"
 
 
 def knows_tls() -> bool:
-    """Whether the server was built with TLS: otherwise it does not get as far as to look for a certificate."""
-    command = [find_binary(), "--port", "0", "--tls-port", "1", "--tls-cert-file", "/nowhere", "--tls-key-file", "/nowhere"]
-    return "certificate" in subprocess.run(command, capture_output=True, text=True).stdout
+    """Whether the server was built with TLS, and so misses a certificate."""
+    command = [find_binary(), "--port", "0", "--tls-port", "1"]
+    return "Failed to configure" in subprocess.run(command, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
