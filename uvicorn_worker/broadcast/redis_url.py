@@ -94,15 +94,18 @@ _PARAMETERS: Mapping[str, Callable[[str], Any]] = {**_OWN, **_OPTIONS, **_OF_SEN
 
 def is_redis(url: str) -> bool:
     """Whether the URL is meant to be one of Redis."""
-    return bool(_SCHEME.fullmatch(url.partition(":")[0]))
+    scheme, colon, _ = url.partition(":")
+    return bool(colon and _SCHEME.fullmatch(scheme))
 
 
 def parse(url: str) -> Target:
     """What the URL says; raises ``ValueError``, with a text that has no part of a password."""
     parts = urlsplit(url)
     scheme = _SCHEME.fullmatch(parts.scheme)
-    if scheme is None or parts.fragment:
+    if scheme is None:
         raise ValueError("expected redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://")
+    if parts.fragment or "@" in f"{parts.path}{parts.query}":
+        raise ValueError("in a user's name, a password, a path and a parameter, / ? # @ are %2F %3F %23 %40")
     kind = scheme[2] or ""
     own, options, sentinel_options = _read_query(parts.query)
     credentials, _, hosts = parts.netloc.rpartition("@")
@@ -153,7 +156,7 @@ def _read_nodes(kind: str, hosts: str, path: str, options: dict[str, Any]) -> di
     if names and kind != "cluster" and names[0].isdecimal():
         options.setdefault("db", int(names.pop(0)))
     if names:
-        raise ValueError(f"what is {'/'.join(names)!r} to mean?")
+        raise ValueError("expected nothing behind the servers but the number of a database, or a Sentinels' name")
     nodes = tuple(_read_node(host, _PORTS[kind]) for host in (hosts or "localhost").split(","))
     if not kind and len(nodes) > 1:
         raise ValueError("several servers are redis+sentinel:// or redis+cluster://")
