@@ -67,6 +67,7 @@ def test_a_url_says_where_to_connect_and_how(url: str, target: Target) -> None:
         ("redis://h?timeout=1", "there is no parameter 'timeout'"),
         ("redis://h?db=x", "the parameter 'db' has no good value"),
         ("redis://h?ping=0", "the parameter 'ping' has no good value"),
+        ("rediss://h?ssl_cert_reqs=some", "the parameter 'ssl_cert_reqs' has no good value"),
         ("rediss://h?ssl_check_hostname=maybe", "the parameter 'ssl_check_hostname' has no good value"),
         ("redis://h?ssl_ca_certs=/a", "ssl_... is for rediss://"),
         ("redis://h?ping=5&dead=5", "ping is to be less than dead"),

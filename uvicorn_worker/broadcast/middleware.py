@@ -30,6 +30,8 @@ class BroadcastMiddleware:
         self.groups: str | None = None
         if host is not None or port is not None:
             url = _url(host or "localhost", port or 6379)
+            if not redis_url.is_redis(url):
+                raise InvalidOption(f"BroadcastMiddleware: {host!r} is no Redis; the option groups has more")
             self.groups = read_options({"groups": url}, {}, source="BroadcastMiddleware")["groups"]
             _choosy.add(self)
 
@@ -52,6 +54,6 @@ def choose_engine(option: str) -> str:
     where they disagree."""
     urls = {middleware.groups for middleware in _choosy if middleware.groups is not None}
     if len(urls) > 1:
-        names = " and ".join(sorted(str(redis_url.parse(url)) if redis_url.is_redis(url) else url for url in urls))
+        names = " and ".join(sorted(str(redis_url.parse(url)) for url in urls))
         raise InvalidOption(f"BroadcastMiddleware: a worker has one engine for all groups, and not {names}")
     return urls.pop() if urls else option

@@ -34,6 +34,8 @@ class ClusterEngine(Engine):
         self._masters: list[Node | None] = [None] * resp.SLOTS
         self._subscribers: dict[Node, Subscriber] = {}
         self._publishers: dict[Node, Publisher] = {}
+        #: The channels of groups that have members here.
+        self._wanted: set[bytes] = set()
         #: Channels that a node has said not to have.
         self._moved: set[bytes] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -74,11 +76,14 @@ class ClusterEngine(Engine):
 
     async def add(self, group: str) -> None:
         channel = self._channel(group)
+        self._wanted.add(channel)
         subscriber = self._listener_to(channel) or self._subscriber(await self._master_of(channel, REDIS_JOIN_TIME))
-        await subscriber.add(channel, group)
+        if channel in self._wanted:  # The last member may have left while a node was waited for.
+            await subscriber.add(channel, group)
 
     def discard(self, group: str) -> None:
         channel = self._channel(group)
+        self._wanted.discard(channel)
         subscriber = self._listener_to(channel)
         if subscriber is not None:
             subscriber.discard(channel)

@@ -95,8 +95,8 @@ class Link:
         while True:
             try:
                 wire = await self._open_wire()
-            except Lost as error:
-                self._is_out_of_reach(error)
+            except Exception as error:  # Whatever it is: nobody else would try again.
+                self._is_out_of_reach(error if isinstance(error, Lost) else Lost(repr(error)))
             else:
                 heard = self._heard
                 self._is_reached()

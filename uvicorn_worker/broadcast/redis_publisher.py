@@ -97,7 +97,7 @@ class Publisher(Link):
         if self._looking is not None:
             self._looking.cancel()
         await super().stop()
-        self._give_up(GroupsUnavailable("the worker has stopped"))
+        self._give_up("the worker has stopped")
         self._waiting.clear()
 
     # The connection.
@@ -106,13 +106,13 @@ class Publisher(Link):
         self._has_work.set()
 
     def _end(self, reason: str) -> None:
-        self._give_up(GroupsUnavailable(f"Redis was lost, and has brought the message to all or to nobody: {reason}"))
+        self._give_up(f"Redis was lost, and has brought the message to all or to nobody: {reason}")
 
-    def _give_up(self, error: GroupsUnavailable) -> None:
+    def _give_up(self, reason: str) -> None:
         unanswered, self._unanswered = self._unanswered, deque()
         for future in unanswered:
             if future is not None and not future.done():
-                future.set_exception(error)
+                future.set_exception(GroupsUnavailable(reason))
 
     def _ping(self) -> None:
         self._is_pinged = True

@@ -64,6 +64,12 @@ def _boolean(value: str) -> bool:
     return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[value.lower()]
 
 
+def _requirement(value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise ValueError("expected none, optional or required")
+    return value
+
+
 _OWN: Mapping[str, Callable[[str], Any]] = {
     "prefix": str,
     "ping": _seconds,
@@ -82,7 +88,7 @@ _OPTIONS: Mapping[str, Callable[[str], Any]] = {
     "ssl_certfile": str,
     "ssl_keyfile": str,
     "ssl_password": str,
-    "ssl_cert_reqs": str,
+    "ssl_cert_reqs": _requirement,
     "ssl_check_hostname": _boolean,
     "ssl_ciphers": str,
 }

@@ -96,7 +96,7 @@ def _patience(target: Target) -> float:
 async def open_wire(target: Target, node: Node | None, options: dict[str, Any] | None = None) -> Wire:
     """A connection to one server; ``node`` is ``None`` for that on a Unix socket. Raises :class:`Lost`, and
     :class:`Denied`."""
-    connection = _connection(target, node, dict(target.options) if options is None else options)
+    connection = _connection(target, node, dict(target.options if options is None else options))
     connect: Callable[[], Awaitable[None]] = connection.connect  # which has no types
     try:
         async with asyncio.timeout(_patience(target)):
