@@ -49,6 +49,7 @@ class Publisher(Link):
         #: All who wait, in the order in which their time is up.
         self._waiting: deque[tuple[float, _Future]] = deque()
         self._looking: asyncio.TimerHandle | None = None
+        self._look_due = 0.0
         #: Called when the server is found to be a master no more.
         self.on_demoted: Callable[[], None] = _nothing
 
@@ -65,16 +66,15 @@ class Publisher(Link):
         due = now + self._target.send_timeout
         self._waiting.append((due, future))
         if self._looking is None:
-            self._looking = self._loop.call_at(due, self._look)
+            self._look_at(due)
         self._has_work.set()
         await future
 
     def _look(self) -> None:
         """Tell those whose time is up."""
-        assert self._looking is not None
         now, waiting, unwritten = self._loop.time(), self._waiting, self._unwritten
-        if now - self._looking.when() > _LATE:
-            self._looking = self._loop.call_at(now + _LATE / 2, self._look)
+        if now - self._look_due > _LATE:
+            self._look_at(now + _LATE / 2)
             return
         while waiting and (waiting[0][0] <= now or waiting[0][1].done()):
             _, future = waiting.popleft()
@@ -82,7 +82,13 @@ class Publisher(Link):
                 future.set_exception(self._unavailable())
         while unwritten and unwritten[0][2].done():
             unwritten.popleft()
-        self._looking = self._loop.call_at(waiting[0][0], self._look) if waiting else None
+        self._looking = None
+        if waiting:
+            self._look_at(waiting[0][0])
+
+    def _look_at(self, when: float) -> None:
+        self._look_due = when
+        self._looking = self._loop.call_at(when, self._look)
 
     def _unavailable(self) -> GroupsUnavailable:
         if self.is_up:
