@@ -19,7 +19,7 @@ from .redis_server import RedisServer
 pytestmark = pytest.mark.usefixtures("on_uvloop")
 
 #: Signs of life soon enough for tests.
-QUICK = "?ping=0.2&dead=0.6&send_timeout=0.3"
+QUICK = "?ping=0.25&dead=1&send_timeout=0.5"
 
 
 async def say_until_heard(speaker: Worker, group: str, text: str, *listeners: Worker) -> None:
@@ -158,10 +158,10 @@ async def test_a_network_that_swallows_everything_is_noticed_and_left(redis_serv
             await one.add("chat")
             await other.add("chat")
             network.cut()
-            with pytest.raises(GroupsUnavailable, match=r"Redis has not answered for 0\.3 s"):
+            with pytest.raises(GroupsUnavailable, match=r"Redis has not answered for 0\.5 s"):
                 await one.send("chat", text="lost")
             await eventually(lambda: not one.engine.stats()["connected"])
-            assert sum("silent for 0.6 s" in line for line in one.log.lines) == 2
+            assert sum("silent for 1 s" in line for line in one.log.lines) == 2
             with pytest.raises(GroupsUnavailable):
                 await one.send("chat", text="lost, too")
             await other.send("chat", text="missed")
@@ -194,7 +194,7 @@ async def test_a_server_that_is_stopped_has_send_raise_and_is_used_again_when_it
             await other.add("chat")
             server.signal(signal.SIGSTOP)
             answers = await asyncio.gather(*(one.send("chat", text="x") for _ in range(100)), return_exceptions=True)
-            assert {str(answer) for answer in answers} == {"Redis has not answered for 0.3 s"}
+            assert {str(answer) for answer in answers} == {"Redis has not answered for 0.5 s"}
             await eventually(lambda: not any(each.engine.stats()["connected"] for each in (one, other)))
             server.signal(signal.SIGCONT)
             await say_until_heard(one, "chat", "hi", one, other)
@@ -204,12 +204,12 @@ async def test_a_server_that_is_stopped_has_send_raise_and_is_used_again_when_it
 async def test_a_worker_that_hangs_does_not_take_the_server_for_dead(redis_server: RedisServer) -> None:
     async with workers_of(redis_server.url + QUICK, 1) as (one,):
         await one.add("chat")
-        for number in range(3):
+        for number in range(2):
             sending = asyncio.create_task(one.send("chat", text=str(number)))
             await asyncio.sleep(0)
-            time.sleep(0.8)  # the application's fault
+            time.sleep(1.5)  # the application's fault
             await sending
-        await one.hears("chat", "0", "1", "2")
+        await one.hears("chat", "0", "1")
         assert one.engine.stats()["reconnects"] == 0
 
 

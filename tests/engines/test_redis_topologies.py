@@ -21,7 +21,7 @@ from .test_redis_faults import say_until_heard
 
 pytestmark = pytest.mark.usefixtures("on_uvloop")
 
-QUICK = "ping=0.2&dead=0.6&send_timeout=0.5"
+QUICK = "ping=0.25&dead=1&send_timeout=0.5"
 
 
 # -- TLS

@@ -108,7 +108,7 @@ def test_a_restart_of_redis_is_logged_told_to_hooks_and_closes_members_where_tha
 def test_a_worker_that_hangs_delays_nobody_else_and_misses_nothing(
     serve: Serve, clients: Clients, redis: RedisServer
 ) -> None:
-    server = serve("groups_apps:app", workers=3, env=through(redis, "?ping=0.2&dead=0.6"))
+    server = serve("groups_apps:app", workers=3, env=through(redis, "?ping=0.25&dead=1"))
     first, second, hung = server.ready_workers()
     speakers = clients.spread(server, [first, second], "chat")
     listener, victim = clients.join_at(server, first, "chat"), clients.join_at(server, hung, "chat")
