@@ -96,6 +96,27 @@ PEER_FLUSH_TIME = 0.25
 TURN_BYTES = 64 * 1024
 DELIVERY_BYTES = 4
 
+#: Seconds for which a subscription is kept that no group needs any more: others may.
+GROUP_LINGER = 1.0
+
+#: The version of redis-py that is known here.
+REDIS_PY = "8"
+
+#: Seconds that a connection to Redis may take to be made, and that joining a group may wait for its answer.
+REDIS_CONNECT_TIME = 5.0
+REDIS_JOIN_TIME = 5.0
+
+#: Seconds until Redis is tried again: at first, and at most.
+REDIS_PAUSE = 0.05
+REDIS_LONGEST_PAUSE = 1.0
+
+#: Channels that are asked for by one command, and bytes of messages that are written to Redis at once.
+REDIS_CHANNELS = 500
+REDIS_BATCH = 256 * 1024
+
+#: Seconds between two looks at the nodes of a cluster, at least.
+REDIS_CLUSTER_PAUSE = 0.1
+
 #: Seconds that a member which was closed because it reads too slowly may take to read what it was sent.
 SLOW_CLOSE_TIME = 5.0
 

@@ -12,9 +12,12 @@ from uvicorn_worker.broadcast.directory import Directory, own_directory
 _directories: dict[int, Directory] = {}
 
 
-def directory_of_master(cfg: Any, url: str) -> str:
-    """Where the workers of this master find each other, made where there is none; raises ``OSError``."""
-    path = urlsplit(url).path
+def directory_of_master(cfg: Any, url: str) -> str | None:
+    """Where the workers of this master find each other, made where there is none, if the engine that ``url`` names
+    needs that; raises ``OSError``."""
+    scheme, _, path, _, _ = urlsplit(url)
+    if scheme != "local":
+        return None
     if path:
         return own_directory(path, cfg.uid, cfg.gid)
     pid = os.getpid()

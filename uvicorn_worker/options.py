@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from ipaddress import ip_interface, ip_network
 from typing import Any
-from urllib.parse import urlsplit
 
 from uvicorn_worker import migration
+from uvicorn_worker.broadcast.engine_url import engine_url, without_password
 from uvicorn_worker.config import GROUP_MESSAGE_BOUND, TOKEN, Settings
 from uvicorn_worker.errors import InvalidOption
 from uvicorn_worker.gunicorn_settings import is_set as _is_set
@@ -140,7 +140,8 @@ def _checked(convert: Callable[[Any], Any], value: Any, source: str) -> Any:
     try:
         return convert(value)
     except (TypeError, ValueError) as error:
-        raise InvalidOption(f"{source} = {value!r}: {error}") from None
+        raise InvalidOption(f"{source} = {without_password(value)!r}: {error}") from None
+
 
 
 def _boolean(value: Any) -> bool:
@@ -207,16 +208,6 @@ def _ws(value: Any) -> bool:
         return True  # A class of an implementation.
     return _one_of("auto", "websockets", "websockets-sansio", "wsproto", "none")(value) != "none"
 
-
-def _groups(value: Any) -> str:
-    """The URL of an engine, as its own module reads it."""
-    try:
-        scheme, host, path, query, fragment = urlsplit(value)
-    except (TypeError, ValueError, AttributeError):
-        raise ValueError("expected a URL, as 'local://'") from None
-    if scheme != "local" or host or query or fragment or (path and not path.startswith("/")):
-        raise ValueError("expected 'local://', or 'local:///path/of/a/directory'")
-    return str(value)
 
 
 def _root_path(value: Any) -> str:
@@ -327,7 +318,7 @@ OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "ws_close_timeout": _seconds,
     "ws_per_message_deflate": _boolean,
     "ws_context_takeover": _boolean,
-    "groups": _groups,
+    "groups": engine_url,
     "groups_max_size": _groups_max_size,
     "groups_max_backlog": _at_least(1),
     "groups_gap": _one_of("log", "close"),

@@ -188,6 +188,8 @@ class UvicornWorker(Worker):
             self.loop.run_until_complete(self._run_server())
         except StartupFailed as error:
             self._fail_boot(f"The application did not start: {error}", Arbiter.WORKER_BOOT_ERROR)
+        except InvalidOption as error:
+            self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
         except WorkerExit:
             self._is_quitting = True
             if self._server is not None:

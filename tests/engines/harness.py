@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from uvicorn_worker.broadcast.codec import decode, encode
 from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap
+from uvicorn_worker.broadcast.redis import engine_of_redis
 
 DEADLINE = 10.0  # seconds; only a failing test waits so long
 
@@ -65,6 +67,8 @@ async def eventually(what: Callable[[], Any]) -> None:
 
 
 class Worker:
+    log: Log
+
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.sink = Sink()
@@ -72,5 +76,28 @@ class Worker:
     async def start(self) -> None:
         await self.engine.start(self.sink)
 
+    async def add(self, *groups: str) -> None:
+        await asyncio.gather(*(self.engine.add(group) for group in groups))
+
+    async def hears(self, group: str, *texts: str) -> None:
+        """Wait until so many messages have come, which are to be these."""
+        await self.sink.until(lambda: len(self.sink.of(group)) >= len(texts))
+        assert [message["text"] for message in self.sink.of(group)] == list(texts)
+
     async def send(self, group: str, **message: Any) -> None:
         await self.engine.send(group, Delivery(message, encode(message)))
+
+
+@asynccontextmanager
+async def workers_of(url: str, count: int) -> AsyncIterator[list[Worker]]:
+    """Workers that have started, and in the end have stopped."""
+    log = Log()
+    workers = [Worker(engine_of_redis(url, log)) for _ in range(count)]
+    for worker in workers:
+        worker.log = log
+        await worker.start()
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            await worker.engine.stop()

@@ -16,25 +16,28 @@ ROOT = Path(uvicorn_worker.__file__).parent
 
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
-    0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version"},
-    1: {"config", "clock", "broadcast.codec", "broadcast.directory"},
-    2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "options", "proxy"}
-    | {"broadcast.groups", "broadcast.mesh", "websocket.frames"},
-    3: {"access_log", "groups", "inherited", "leaving", "proxied", "service", "tls"}
-    | {"broadcast.peers", "interfaces.messages", "websocket.handshake", "websocket.reader"},
-    4: {"access_writer", "broadcast.local", "http11.body", "flow", "views"},
-    5: {"http11.exchange"},
-    6: {"http11.head", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"},
-    7: {"http11.reader", "websocket.protocol"}
+    0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version", "broadcast.redis_url"},
+    1: {"config", "clock", "broadcast.codec", "broadcast.directory", "broadcast.resp"},
+    2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"}
+    | {"broadcast.engine_url", "broadcast.groups", "broadcast.mesh", "broadcast.subscriptions"},
+    3: {"access_log", "groups", "inherited", "leaving", "options", "proxied", "service", "tls"}
+    | {"broadcast.peers", "broadcast.redis_wire", "interfaces.messages"}
+    | {"websocket.handshake", "websocket.reader"},
+    4: {"access_writer", "http11.body", "flow", "views"}
+    | {"broadcast.local", "broadcast.middleware", "broadcast.redis_link"},
+    5: {"broadcast.redis_publisher", "broadcast.redis_subscriber", "http11.exchange"},
+    6: {"http11.head", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"}
+    | {"broadcast.redis_cluster", "broadcast.redis_engine"},
+    7: {"http11.reader", "websocket.protocol", "broadcast.redis"}
     | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
     8: {"http11.protocol"},
     9: {"accept", "observe"},
     10: {"observation", "server"},
-    11: {"worker", "run", "__init__", "__main__"},
+    11: {"worker", "run", "__init__", "__main__", "broadcast.__init__"},
 }
 
 #: Packages that hold modules and nothing else.
-EMPTY = {"broadcast.__init__", "http11.__init__", "interfaces.__init__", "websocket.__init__"}
+EMPTY = {"http11.__init__", "interfaces.__init__", "websocket.__init__"}
 
 #: The highest of the floors that know no loop and no socket.
 HIGHEST_PURE_FLOOR = 2
@@ -52,6 +55,7 @@ ONLY_IN = {
     "uvloop": {"worker", "run"},
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
+    "redis": {"broadcast.redis_wire"},
     "ssl": {"tls", "server", "accept", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
 }
 

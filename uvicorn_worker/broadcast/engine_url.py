@@ -1,0 +1,43 @@
+"""The option that says by which engine groups reach other workers."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from typing import Any
+from urllib.parse import urlsplit
+
+from uvicorn_worker.broadcast import redis_url
+from uvicorn_worker.config import REDIS_PY
+
+
+def engine_url(value: Any) -> str:
+    """The URL of an engine, as its own module reads it; raises ``ValueError``."""
+    if isinstance(value, str) and redis_url.is_redis(value):
+        redis_url.parse(value)
+        _check_redis_py()
+        return value
+    try:
+        scheme, host, path, query, fragment = urlsplit(value)
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError("expected a URL, as 'local://'") from None
+    if scheme != "local" or host or query or fragment or (path and not path.startswith("/")):
+        raise ValueError("expected 'local://', 'local:///path/of/a/directory', or a URL of Redis, as 'redis://host'")
+    return str(value)
+
+
+def _check_redis_py() -> None:
+    """Whether the extra is there, which is imported by the workers alone."""
+    try:
+        version = metadata.version("redis")
+    except metadata.PackageNotFoundError:
+        version = "none"
+    if version.partition(".")[0] != REDIS_PY:
+        found = "" if version == "none" else f", and not {version}"
+        raise ValueError(f"redis-py {REDIS_PY} is needed{found}: pip install 'uvicorn-worker[redis]'")
+
+def without_password(value: Any) -> Any:
+    """The value as it can be told; one that can't be parsed may have a password anywhere before the last ``@``."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"(://)[\s\S]*@", r"\1***@", value))
