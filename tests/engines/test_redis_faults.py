@@ -251,3 +251,24 @@ async def test_a_subscription_that_is_not_allowed_any_more_is_a_gap_and_an_error
             assert any("Redis lets the worker join b'a' no more" in line for line in one.log.lines)
             await one.send("b", text="hi")
             await one.hears("b", "hi")
+
+
+async def test_whatever_fails_in_a_worker_while_it_listens_is_logged_and_it_listens_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with workers_of(redis_server.url, 1) as (one,):
+        await one.add("chat")
+        receive = one.sink.receive
+
+        def fail_once(group: str, body: bytes) -> None:
+            monkeypatch.setattr(one.sink, "receive", receive)
+            raise RuntimeError("a fault of our own")
+
+        monkeypatch.setattr(one.sink, "receive", fail_once)
+        redis_server.admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await one.sink.until(lambda: len(one.sink.gaps) == 1)
+        await one.send("chat", text="lost")
+        await one.sink.until(lambda: len(one.sink.gaps) == 2)
+        assert "Groups: receiving failed" in one.log.lines
+        await one.send("chat", text="hi")
+        await one.hears("chat", "hi")

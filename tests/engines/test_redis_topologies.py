@@ -189,7 +189,7 @@ async def send_all(speaker: Worker, text: str) -> None:
 
 
 async def test_groups_live_on_all_nodes_and_move_with_their_slots(cluster: Cluster) -> None:
-    async with workers_of(cluster.url, 2) as (one, other):
+    async with workers_of(cluster.url, 4) as (one, other, late, speaker):
         await one.add(*GROUPS)
         await other.add(*GROUPS)
         await send_all(one, "first")
@@ -210,7 +210,11 @@ async def test_groups_live_on_all_nodes_and_move_with_their_slots(cluster: Clust
         for worker in (one, other):
             await worker.sink.until(lambda sink=worker.sink: sink.gaps)
             assert [gap.groups for gap in worker.sink.gaps] == [frozenset({"chat"})]
-        await say_until_heard(one, "chat", "moved", one, other)
+        await speaker.send("chat", text="of one who has not heard of it")
+        await late.add("chat")
+        await say_until_heard(speaker, "chat", "moved", one, other, late)
+        assert one.sink.of("chat")[0] == {"text": "of one who has not heard of it"}
+        assert late.sink.gaps == []
         assert "chat" in target.admin.execute_command("PUBSUB", "SHARDCHANNELS")
         for worker in (one, other):
             for group in (*GROUPS, "chat"):
