@@ -52,7 +52,7 @@ def perf_counts() -> bool:
     if shutil.which("perf") is None:
         return False
     command = ["perf", "stat", "-x,", "-e", "instructions:u", "true"]
-    return _count(subprocess.run(command, capture_output=True, text=True).stderr) is not None
+    return counted(subprocess.run(command, capture_output=True, text=True).stderr) is not None
 
 
 class Perf:
@@ -83,7 +83,7 @@ class Perf:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._do(b"disable\n")
         self._process.send_signal(signal.SIGINT)
-        self.count = _count(self._process.communicate()[1])
+        self.count = counted(self._process.communicate()[1])
         os.close(self._tell)
         os.close(self._heard)
 
@@ -94,7 +94,7 @@ class Perf:
         os.read(self._heard, 16)
 
 
-def _count(said: str) -> float | None:
+def counted(said: str) -> float | None:
     """The number in the one line of ``perf stat -x,`` that has one."""
     for line in said.splitlines():
         number, *rest = line.split(",")

@@ -34,7 +34,7 @@ def plot(report: Mapping[str, Any], subtitle: str) -> str:
     for row in rows:
         for column, workload in enumerate(row):
             parts += _panel(workload, column * (PANEL + GAP), top)
-        top += max(TITLE + STEP * len(workload["contenders"]) for workload in row) + GAP
+        top += max(TITLE + STEP * len(_shown(workload)) for workload in row) + GAP
     width = COLUMNS * PANEL + (COLUMNS - 1) * GAP
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" viewBox="0 0 {width} {top}">'
@@ -47,7 +47,7 @@ def plot(report: Mapping[str, Any], subtitle: str) -> str:
 
 def _panel(workload: Mapping[str, Any], left: int, top: int) -> Iterator[str]:
     metric = "idle" if any("idle" in entry["medians"] for entry in workload["contenders"].values()) else "rate"
-    values = {name: entry["medians"].get(metric) for name, entry in workload["contenders"].items()}
+    values = {name: entry["medians"].get(metric) for name, entry in _shown(workload).items()}
     # The floor is no contender: where it is far out, its bar is cut.
     scale = max((value for name, value in values.items() if value and name != "floor"), default=1)
     yield _text(left, top + 12, f"{workload['title']}{', KiB each' if metric == 'idle' else ''}", "title")
@@ -58,10 +58,16 @@ def _panel(workload: Mapping[str, Any], left: int, top: int) -> Iterator[str]:
         if value:
             kind = {"floor": "floor", "channels": "own", "asgi3": "own"}.get(name, "peer")
             yield f'<rect class="{kind}" x="{left + LABEL}" y="{y}" width="{length:.1f}" height="{BAR}"/>'
-        yield _text(left + LABEL + length + 6, y + 10, shown(value), "figure")
+        yield _text(left + LABEL + length + 6, y + 10, figure(value), "figure")
 
 
-def shown(value: float | None) -> str:
+def _shown(workload: Mapping[str, Any]) -> dict[str, Any]:
+    """The contenders; the floor where it has something to show."""
+    contenders = workload["contenders"].items()
+    return {name: entry for name, entry in contenders if name != "floor" or entry["medians"]}
+
+
+def figure(value: float | None) -> str:
     """A figure with three digits at least, if it has them; a dash where there is none."""
     if value is None:
         return "-"

@@ -92,21 +92,21 @@ def _entry(result: Result, reference: Result) -> dict[str, Any]:
 
 def table(report: Mapping[str, Any]) -> str:
     """What :func:`as_json` has made, as text: a block for each workload; behind each figure its ratio."""
-    blocks = ("\n".join(_block(workload)) for workload in report["workloads"].values())
+    blocks = ("\n".join(_block(name, workload)) for name, workload in report["workloads"].items())
     return "\n\n".join(blocks) + "\n"
 
 
-def _block(workload: Mapping[str, Any]) -> Iterator[str]:
+def _block(name: str, workload: Mapping[str, Any]) -> Iterator[str]:
     entries = workload["contenders"].values()
-    metrics = {name: metric for name, metric in METRICS.items() if any(name in entry["medians"] for entry in entries)}
-    yield workload["title"]
+    metrics = {key: metric for key, metric in METRICS.items() if any(key in entry["medians"] for entry in entries)}
+    yield f"{name}: {workload['title']}"
     yield _line("", [metric.title for metric in metrics.values()], ["ratio"] * len(metrics))
     for entry in entries:
         if not entry["medians"]:
             yield _line(entry["title"], ["-"] * len(metrics), ["-"] * len(metrics))
             continue
-        figures = [_figure(entry["medians"].get(name), metric.digits) for name, metric in metrics.items()]
-        yield _line(entry["title"], figures, [_figure(entry["ratios"].get(name), 2) for name in metrics])
+        figures = [_figure(entry["medians"].get(key), metric.digits) for key, metric in metrics.items()]
+        yield _line(entry["title"], figures, [_figure(entry["ratios"].get(key), 2) for key in metrics])
 
 
 def _figure(value: float | None, digits: int) -> str:
@@ -121,8 +121,8 @@ def _line(title: str, figures: list[str], of_reference: list[str]) -> str:
 def reasons(report: Mapping[str, Any]) -> list[str]:
     """A line for each dash of the table."""
     return [
-        f"{workload['title']}: {entry['title']}: {entry['reason']}"
-        for workload in report["workloads"].values()
+        f"{name}: {entry['title']}: {entry['reason']}"
+        for name, workload in report["workloads"].items()
         for entry in workload["contenders"].values()
         if entry["reason"]
     ]

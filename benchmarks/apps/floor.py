@@ -39,7 +39,7 @@ class Floor(asyncio.Protocol):
     """Every callback that a server needs is there: one that is not there costs nothing."""
 
     def __init__(self, reply: bytes) -> None:
-        self.reply = reply
+        self.reply, self.last_reply = reply, reply.replace(HEAD, HEAD + b"connection: close\r\n")
         self.parser = httptools.HttpRequestParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -61,8 +61,10 @@ class Floor(asyncio.Protocol):
         self.body = body
 
     def on_message_complete(self) -> None:
-        self.transport.write(self.reply)
-        if not self.parser.should_keep_alive():
+        if self.parser.should_keep_alive():
+            self.transport.write(self.reply)
+        else:
+            self.transport.write(self.last_reply)
             self.transport.close()
 
 
