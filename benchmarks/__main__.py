@@ -31,18 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, or show what was measured; return the status to exit with."""
     args = arguments().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    try:
-        report = json.loads(args.show.read_text(encoding="utf-8")) if args.show else measured(args)
-    except KeyboardInterrupt:
-        print("\ninterrupted; no process is left", file=sys.stderr)
-        return 130
+    report = json.loads(args.show.read_text(encoding="utf-8")) if args.show else measured(args)
     print(table(report))
     print("\n".join(reasons(report)))
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.plot:
         args.plot.write_text(plot(report, f"{report['made'][:10]}, {report['machine']}"), encoding="utf-8")
-    return 0
+    return 130 if report["interrupted"] else 0
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -71,12 +67,17 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
-    """Do what the arguments say."""
+    """Do what the arguments say; Ctrl-C ends it early, with what is known by then."""
     plan = planned(args)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, DESCRIPTORS) if most > 0 else DESCRIPTORS, most))
     campaign = Campaign(plan, Progress(plan.runs).tell)
-    campaign.run()
+    interrupted = False
+    try:
+        campaign.run()
+    except KeyboardInterrupt:
+        interrupted = True
+        print("\ninterrupted; no process is left", file=sys.stderr)
     titles = {name: item.title for table in (WORKLOADS, CONTENDERS) for name, item in table.items()}
     names = [contender.name for contender in plan.contenders]
     return {
@@ -84,6 +85,7 @@ def measured(args: argparse.Namespace) -> dict[str, Any]:
         "machine": args.machine or f"{os.cpu_count()} cores, {platform.machine()}",
         "driver": "wrk" if plan.by_wrk else "asyncio",
         "instructions": plan.instructions,
+        "interrupted": interrupted,
         "repeats": plan.repeats,
         "seconds": plan.seconds,
         "seed": plan.seed,
@@ -157,4 +159,7 @@ class Progress:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # While environments are made.
+        sys.exit(130)

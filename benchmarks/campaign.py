@@ -31,6 +31,9 @@ START, START_BY_VALGRIND = 30.0, 300.0
 #: Seconds of load before those that count, at most.
 WARM_UP = 0.5
 
+#: Seconds that the last replies of a run may take.
+STALL = 30.0
+
 #: Connections that come and go before idle ones are counted.
 IDLE_BEFORE = 50
 
@@ -121,7 +124,7 @@ class Campaign:
             yield server
 
     def _loaded(self, workload: Workload, server: Server) -> Sample:
-        self._runner.run(workload.traffic.drive(server.target, min(WARM_UP, self._plan.seconds)))
+        self._bundled(workload, server, min(WARM_UP, self._plan.seconds))
         pids, logged = server.pids(), server.logged()
         used = sum(map(measure.cpu_seconds, pids))
         perf = measure.Perf(pids) if self._plan.instructions == "perf" else None
@@ -143,7 +146,14 @@ class Campaign:
         traffic = workload.traffic
         if self._plan.by_wrk and isinstance(traffic, Requests):
             return wrk.drive(traffic, server.target, self._plan.seconds)
-        return self._runner.run(traffic.drive(server.target, self._plan.seconds))
+        return self._bundled(workload, server, self._plan.seconds)
+
+    def _bundled(self, workload: Workload, server: Server, seconds: float) -> Load:
+        drive = workload.traffic.drive(server.target, seconds)
+        try:
+            return self._runner.run(asyncio.wait_for(drive, seconds + STALL))
+        except TimeoutError:
+            raise Wrong(f"has not answered all requests {STALL:g} s after the last") from None
 
     def _idle(self, workload: Workload, server: Server) -> Sample:
         traffic = workload.traffic
@@ -165,11 +175,9 @@ class Campaign:
             with self._serving(workload, contender, callgrind.wrapper) as server:
                 self._runner.run(server.ready(workload.traffic.check, START_BY_VALGRIND))
 
-                def drive() -> Load:
-                    return self._runner.run(workload.traffic.drive(server.target, max(2, self._plan.seconds)))
-
-                drive()
-                return callgrind.per_request(server, drive)
+                seconds = max(2, self._plan.seconds)
+                self._bundled(workload, server, seconds)
+                return callgrind.per_request(server, lambda: self._bundled(workload, server, seconds))
 
 
 def _environment_for(python: str) -> dict[str, str]:

@@ -31,8 +31,10 @@ def drive(requests: Requests, target: Target, seconds: float) -> Load:
         file.flush()
         size = ["-t1", f"-c{requests.connections}", f"-d{int(seconds)}s", "--timeout", "10s"]
         command = ["wrk", *size, "-s", str(SCRIPT), target.url, "--", file.name]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return judged(json.loads(said.strip().splitlines()[-1]), requests.expects)
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Wrong(f"wrk says {done.stderr.strip()[-300:]}")
+    return judged(json.loads(done.stdout.strip().splitlines()[-1]), requests.expects)
 
 
 def judged(summary: dict[str, int], expects: int) -> Load:

@@ -85,13 +85,14 @@ def test_a_run_gives_a_table_json_and_a_picture_and_leaves_no_process(tmp_path: 
     assert ElementTree.parse(tmp_path / "all.svg").getroot().tag.endswith("svg")
 
 
-def test_an_interrupted_run_leaves_no_process() -> None:
+def test_an_interrupted_run_leaves_no_process_and_shows_what_is_known_by_then() -> None:
     with tool("hello", "asgi3", "--seconds", "60", "--driver", "asyncio") as started:
         eventually(lambda: [line for line in started.processes() if "gunicorn" in line])
         started.process.send_signal(signal.SIGINT)
-        _, errors, status = started.end()
+        output, errors, status = started.end()
         assert status == 130, errors
         assert started.processes() == []
+        assert output.startswith("hello: 20 bytes, 1 request header\n")
 
 
 def test_a_contender_that_does_not_start_gets_a_reason_and_no_figures(tmp_path: Path) -> None:
