@@ -19,9 +19,12 @@ from benchmarks.campaign import Campaign, Plan
 from benchmarks.contenders import CONTENDERS, OWN, REFERENCE
 from benchmarks.drivers import wrk
 from benchmarks.environments import python_of, versions_of
-from benchmarks.plot import plot
-from benchmarks.report import as_json, reasons, table
+from benchmarks.plot import BARS, plot
+from benchmarks.report import as_json, reasons, share_of_core, table
 from benchmarks.workloads import WORKLOADS
+
+#: What servers have of a core, below which their rates are not theirs alone.
+IDLE_SHARE = 0.85
 
 #: File descriptors that servers and drivers may need.
 DESCRIPTORS = 8192
@@ -34,10 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = json.loads(args.show.read_text(encoding="utf-8")) if args.show else measured(args)
     print(table(report))
     print("\n".join(reasons(report)))
+    share = share_of_core(report)
+    if share is not None and share < IDLE_SHARE:
+        print(f"\nThe servers had {share:.0%} of their core, as their drivers or others had no more time for them:")
+        print("requests/s and latencies tell of that, too; CPU us tells of the servers.")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.plot:
-        args.plot.write_text(plot(report, f"{report['made'][:10]}, {report['machine']}"), encoding="utf-8")
+        picture = plot(report, f"{report['made'][:10]}, {report['machine']}", args.bars)
+        args.plot.write_text(picture, encoding="utf-8")
     return 130 if report["interrupted"] else 0
 
 
@@ -59,6 +67,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--machine", help="how reports name this machine")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to it")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write an SVG picture to it")
+    parser.add_argument("--bars", choices=BARS, default="rate", help="it shows rates by the clock, or by CPU time")
     parser.add_argument("--show", type=Path, metavar="FILE", help="only show a file that --json has written")
     folder = Path("build", "benchmarks")
     parser.add_argument("--environments", type=Path, default=folder, metavar="FOLDER", help=f"for them ({folder})")

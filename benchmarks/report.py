@@ -118,6 +118,14 @@ def _line(title: str, figures: list[str], of_reference: list[str]) -> str:
     return f"  {title:26}" + "".join(f"{figure:>12}{ratio:>7}" for figure, ratio in pairs)
 
 
+def share_of_core(report: Mapping[str, Any]) -> float | None:
+    """What the servers had of a core, in the median of all runs; ``None`` if none was loaded."""
+    entries = (entry for workload in report["workloads"].values() for entry in workload["contenders"].values())
+    samples = (sample for entry in entries for sample in entry["samples"] if "rate" in sample)
+    shares = [sample["rate"] * sample["cpu"] / 1e6 for sample in samples]
+    return median(shares) if shares else None
+
+
 def reasons(report: Mapping[str, Any]) -> list[str]:
     """A line for each dash of the table."""
     return [

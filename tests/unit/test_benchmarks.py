@@ -13,7 +13,7 @@ from benchmarks.drivers.http import Requests
 from benchmarks.drivers.wrk import judged
 from benchmarks.measure import counted
 from benchmarks.plot import plot
-from benchmarks.report import Result, as_json, ratios, reasons, table
+from benchmarks.report import Result, as_json, ratios, reasons, share_of_core, table
 from benchmarks.workloads import WORKLOADS
 
 TITLES = {"hello": "a hello", "asgi3": "this one", "peer": "a peer", "floor": "a floor"}
@@ -94,6 +94,17 @@ def test_a_plot_has_bars_as_long_as_the_rates_and_none_for_a_floor_without_one()
     texts = [text.text for text in picture.iter(f"{svg}text")]
     assert "today, <here>" in texts
     assert texts[-4:] == ["this one", "1,000", "a peer", "250"]
+
+
+def test_a_plot_of_cpu_time_has_the_longer_bar_for_whoever_needs_less() -> None:
+    picture = ElementTree.fromstring(plot(as_json(results(), TITLES, "asgi3"), "today", "cpu"))
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[-4:] == ["this one", "20,000", "a peer", "5,000"]
+
+
+def test_what_the_servers_had_of_a_core_is_told_by_rates_and_cpu_times() -> None:
+    assert share_of_core(as_json(results(), TITLES, "asgi3")) == pytest.approx(0.05)
+    assert share_of_core(as_json({"hello": {"asgi3": Result([{"idle": 3.0}])}}, TITLES, "asgi3")) is None
 
 
 # -- what tools say
