@@ -43,6 +43,8 @@ def judged(summary: dict[str, int], expects: int) -> Load:
     :raises Wrong: see :func:`drive`.
     """
     count = summary["requests"]
-    if summary["failed"] or not count or summary["bytes"] < count * expects:
+    if not count and not summary["failed"]:
+        raise Wrong(f"wrk had no reply in {summary['microseconds'] / 1e6:.1f} s")
+    if summary["failed"] or summary["bytes"] < count * expects:
         raise Wrong(f"wrk says {summary}, where a reply has {expects} bytes of content")
     return Load(count, summary["microseconds"] / 1e6, summary["p50"] / 1e6, summary["p99"] / 1e6)
