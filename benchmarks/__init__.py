@@ -1,0 +1,1 @@
+"""What this worker and its peers cost: ``python -m benchmarks --help``, or ``tox -e bench``."""
