@@ -6,7 +6,6 @@ What an atom is, is what Gunicorn's ``Logger.atoms`` makes of a request of a WSG
 from __future__ import annotations
 
 import binascii
-import logging
 import os
 import time
 from base64 import b64decode
@@ -15,7 +14,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
-from uvicorn_worker._types import Log, Message, RequestFields
+from uvicorn_worker._types import Message, RequestFields
 from uvicorn_worker.http11.framing import Target
 from uvicorn_worker.memo import Memo
 
@@ -64,18 +63,18 @@ COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 def combined_line(entry: Entry) -> str:
     """The line in Gunicorn's own format: what :class:`AccessLine` makes of it for a third of the cost."""
-    headers = entry.headers
-    fields = dict(headers)
-    if len(fields) != len(headers):
-        fields = join_fields(headers)
+    shown: tuple[bytes, ...] = ()
+    for name, value in entry.headers:
+        if name in _COMBINED_FIELDS:
+            shown += (name, value)
+    user, end = _COMBINED_ENDS[shown]
     client = entry.connection.template["client"]
     address = client[0] if client else ""
-    user = _user(entry, fields) if b"authorization" in fields else "-"
-    raw = entry.target.raw
-    request = f"{entry.method} {_TEXTS[raw]} HTTP/{entry.version}" if raw else "- - -"
-    referer = _TEXTS[fields[b"referer"]] if b"referer" in fields else "-"
-    agent = _TEXTS[fields[b"user-agent"]] if b"user-agent" in fields else "-"
-    return f'{address} - {user} {_NOW.text()} "{request}" {entry.status} {entry.sent} "{referer}" "{agent}"'
+    now = time.time()
+    if not _NOW.begin <= now < _NOW.end:
+        _NOW.turn(now)
+    request = _REQUEST_LINES[entry.method, entry.target.raw, entry.version]
+    return f'{address} - {user} {_NOW.text} "{request}" {entry.status} {entry.sent}{end}'
 
 
 class AccessLine:
@@ -136,6 +135,31 @@ _TEXTS: Memo[bytes, str] = Memo(
 )
 
 
+def _make_request_line(known: tuple[str, bytes, str]) -> str:
+    method, raw, version = known
+    return f"{method} {_TEXTS[raw]} HTTP/{version}" if raw else "- - -"
+
+
+#: Request lines by method, target and version.
+_REQUEST_LINES: Memo[tuple[str, bytes, str], str] = Memo(_make_request_line, lambda known: len(known[1]) <= 256)
+
+
+def _make_combined_end(shown: tuple[bytes, ...]) -> tuple[str, str]:
+    fields = join_fields(list(zip(shown[::2], shown[1::2], strict=True)))
+    referer, agent = (_TEXTS[fields[name]] if name in fields else "-" for name in (b"referer", b"user-agent"))
+    return _user_of(fields), f' "{referer}" "{agent}"'
+
+
+def _is_short(shown: tuple[bytes, ...]) -> bool:
+    return b"authorization" not in shown and sum(map(len, shown)) <= 512  # Passwords are not to stay in memory.
+
+
+_COMBINED_FIELDS = frozenset((b"authorization", b"referer", b"user-agent"))
+
+#: Of Gunicorn's own format, the user, and what comes behind the size; by names and values, in turn, of fields.
+_COMBINED_ENDS: Memo[tuple[bytes, ...], tuple[str, str]] = Memo(_make_combined_end, _is_short)
+
+
 # Atoms.
 
 
@@ -145,6 +169,10 @@ def _remote_address(entry: Entry, fields: Joined) -> str:
 
 
 def _user(entry: Entry, fields: Joined) -> str:
+    return _user_of(fields)
+
+
+def _user_of(fields: Joined) -> str:
     """Who the credentials of HTTP's basic authentication say it is (RFC 7617)."""
     credentials = fields.get(b"authorization", b"")
     if credentials[:5].lower() != b"basic" or b" " not in credentials:
@@ -159,35 +187,28 @@ def _user(entry: Entry, fields: Joined) -> str:
 class _Now:
     """The time of the line, written anew once a second."""
 
-    def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
+    text: str
+    #: The second that it is written for, of ``time.time()``.
+    begin = end = 0.0
 
-    def text(self) -> str:
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
-        return self._text
+    def turn(self, now: float) -> None:
+        self.begin = now // 1
+        self.end = self.begin + 1
+        self.text = time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(now))
 
 
 _NOW = _Now()
 
 
 def _now(entry: Entry, fields: Joined) -> str:
-    return _NOW.text()
+    now = time.time()
+    if not _NOW.begin <= now < _NOW.end:
+        _NOW.turn(now)
+    return _NOW.text
 
 
 def _request_line(entry: Entry, fields: Joined) -> str:
-    return f"{entry.method} {_TEXTS[entry.target.raw] or '-'} {_protocol(entry, fields)}"
-
-
-def _status(entry: Entry, fields: Joined) -> str:
-    return str(entry.status)
-
-
-def _method(entry: Entry, fields: Joined) -> str:
-    return entry.method
+    return _REQUEST_LINES[entry.method, entry.target.raw, entry.version]
 
 
 def _path(entry: Entry, fields: Joined) -> str:
@@ -200,14 +221,6 @@ def _query(entry: Entry, fields: Joined) -> str:
 
 def _protocol(entry: Entry, fields: Joined) -> str:
     return f"HTTP/{entry.version}" if entry.target.raw else "-"
-
-
-def _sent_text(entry: Entry, fields: Joined) -> str:
-    return str(entry.sent)
-
-
-def _sent(entry: Entry, fields: Joined) -> int:
-    return entry.sent
 
 
 def _referer(entry: Entry, fields: Joined) -> str:
@@ -260,13 +273,13 @@ _ATOMS: Mapping[str, Atom] = {
     "u": _user,
     "t": _now,
     "r": _request_line,
-    "s": _status,
-    "m": _method,
+    "s": lambda entry, fields: str(entry.status),
+    "m": lambda entry, fields: entry.method,
     "U": _path,
     "q": _query,
     "H": _protocol,
-    "b": _sent_text,
-    "B": _sent,
+    "b": lambda entry, fields: str(entry.sent),
+    "B": lambda entry, fields: entry.sent,
     "f": _referer,
     "a": _user_agent,
     "T": _seconds,
@@ -326,87 +339,3 @@ def _variable(name: str, environ_of: EnvironOf) -> Atom:
         return "-"
 
     return atom
-
-
-# Where lines go.
-
-
-class AccessWriter:
-    """Writes lines to the stream that a logger's lines end up in, where nothing between the two has anything to say.
-
-    ``logging`` takes 65,000 instructions for a line, which is more than a request costs. The lines of one turn of the
-    loop are written together, as writing and flushing cost more than all the rest.
-    """
-
-    def __init__(
-        self,
-        template: str,
-        environ_of: EnvironOf,
-        logger: logging.Logger,
-        log: Log,
-        at_turns_end: Callable[..., object],
-    ) -> None:
-        """``template`` is Gunicorn's ``access_log_format``; ``log`` is told of failures; ``at_turns_end`` calls what
-        it is given when the turn of the loop is over (``loop.call_soon``). Raises as :class:`AccessLine`."""
-        line = AccessLine(template, environ_of)
-        self._make = combined_line if template == COMBINED else line.make
-        #: Whether lines show fields of the response.
-        self.reads_response = line.reads_response
-        self._logger = logger
-        self._log = log
-        self._handler: logging.StreamHandler[Any] | None = None
-        self._lines: list[str] = []
-        self._at_turns_end = at_turns_end
-
-    def look_again(self) -> bool:
-        """Whether the stream is known: what has changed in the logger is followed."""
-        self._handler = _only_handler(self._logger)
-        return self._handler is not None
-
-    def write(self, entry: Entry) -> None:
-        """Write the line of one answered request, where the stream is known."""
-        lines = self._lines
-        if not lines:
-            self._at_turns_end(self._turn_is_over)
-        try:
-            lines.append(self._make(entry))
-        except Exception:  # What it shows has been the application's, to do with as it likes.
-            self._log.error("The access log failed: %s", entry, exc_info=True)
-
-    def _turn_is_over(self) -> None:
-        try:
-            self.flush()
-        except Exception:  # A full disk, for one.
-            self._log.error("The access log failed", exc_info=True)
-
-    def flush(self) -> None:
-        """Write the lines that wait; raises what the stream raises."""
-        lines, self._lines = self._lines, []
-        handler = self._handler
-        if not lines:
-            return
-        if handler is None or handler.lock is None or handler.stream is None:  # It has been changed, or is closed.
-            for line in lines:
-                self._logger.info("%s", line)
-            return
-        lines.append("")
-        text = handler.terminator.join(lines)
-        with handler.lock:
-            stream = handler.stream  # Not the same for ever: SIGUSR1 has it opened again.
-            stream.write(text)
-            stream.flush()
-
-
-def _only_handler(logger: logging.Logger) -> logging.StreamHandler[Any] | None:
-    """The handler of ``logger``, if it alone gets every line of level ``INFO`` and writes just that."""
-    is_plain = type(logger) is logging.Logger and logging.getLogRecordFactory() is logging.LogRecord
-    if not is_plain or logger.propagate or logger.filters or not logger.isEnabledFor(logging.INFO):
-        return None
-    if len(logger.handlers) != 1:
-        return None
-    [handler] = logger.handlers
-    if type(handler) is not logging.StreamHandler and type(handler) is not logging.FileHandler:
-        return None
-    formatter = handler.formatter
-    writes_message = type(formatter) is logging.Formatter and formatter._fmt == "%(message)s"
-    return handler if writes_message and not handler.filters and handler.level <= logging.INFO else None

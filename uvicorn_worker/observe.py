@@ -8,7 +8,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from uvicorn_worker._types import AccessLog, Address, Application, Hooks, Log, Observing, ReplyFields, RequestFields
-from uvicorn_worker.access_log import AccessWriter, took
+from uvicorn_worker.access_log import took
+from uvicorn_worker.access_writer import AccessWriter
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import wire
 from uvicorn_worker.http11.exchange import OPEN, WAITING, Exchange, Wire

@@ -24,7 +24,8 @@ from gunicorn.glogging import Logger, SafeAtoms
 from gunicorn.workers.base import Worker
 
 from uvicorn_worker._types import Hooks
-from uvicorn_worker.access_log import AccessWriter, Entry
+from uvicorn_worker.access_log import Entry
+from uvicorn_worker.access_writer import AccessWriter
 from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings, read_options
 from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit

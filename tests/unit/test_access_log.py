@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from uvicorn_worker.access_log import COMBINED, AccessLine, AccessWriter, Entry, join_fields
+from uvicorn_worker.access_log import COMBINED, AccessLine, Entry, join_fields
+from uvicorn_worker.access_writer import AccessWriter
 from uvicorn_worker.http11.framing import Target
 
 

@@ -20,7 +20,7 @@ FLOORS: dict[int, set[str]] = {
     1: {"config", "clock"},
     2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"},
     3: {"access_log", "proxied", "service", "tls", "websocket.handshake", "websocket.reader"},
-    4: {"http11.body", "flow", "views"},
+    4: {"access_writer", "http11.body", "flow", "views"},
     5: {"http11.exchange"},
     6: {"http11.reader", "http11.upgrade", "interfaces.scope", "websocket.session"},
     7: {"http11.protocol", "websocket.protocol"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import logging
 
-from uvicorn_worker.access_log import COMBINED, AccessWriter
+from uvicorn_worker.access_log import COMBINED
+from uvicorn_worker.access_writer import AccessWriter
 from uvicorn_worker.observe import ObservedProtocol, Observer
 from uvicorn_worker.server import ObservedASGIExchange, ObservedChannelsExchange, RecordedUpgrade
 from uvicorn_worker.views import environ_of
