@@ -71,18 +71,18 @@ COMBINED = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 def combined_line(entry: Entry) -> str:
     """The line in Gunicorn's own format: what :class:`AccessLine` makes of it for a third of the cost."""
-    headers = entry.headers
-    fields = dict(headers)
-    if len(fields) != len(headers):
-        fields = join_fields(headers)
+    shown: tuple[bytes, ...] = ()
+    for name, value in entry.headers:
+        if name in _COMBINED_FIELDS:
+            shown += (name, value)
+    user, end = _COMBINED_ENDS[shown]
     client = entry.connection.template["client"]
     address = client[0] if client else ""
-    user = _user(entry, fields) if b"authorization" in fields else "-"
-    raw = entry.target.raw
-    request = f"{entry.method} {_TEXTS[raw]} HTTP/{entry.version}" if raw else "- - -"
-    referer = _TEXTS[fields[b"referer"]] if b"referer" in fields else "-"
-    agent = _TEXTS[fields[b"user-agent"]] if b"user-agent" in fields else "-"
-    return f'{address} - {user} {_NOW.text()} "{request}" {entry.status} {entry.sent} "{referer}" "{agent}"'
+    now = time.time()
+    if not _NOW.begin <= now < _NOW.end:
+        _NOW.turn(now)
+    request = _REQUEST_LINES[entry.method, entry.target.raw, entry.version]
+    return f'{address} - {user} {_NOW.text} "{request}" {entry.status} {entry.sent}{end}'
 
 
 class AccessLine:
@@ -151,6 +151,31 @@ def _escaped(text: str) -> str:
     return text.translate(_CONTROLS).replace('"', '\\"')
 
 
+def _make_request_line(known: tuple[str, bytes, str]) -> str:
+    method, raw, version = known
+    return f"{method} {_TEXTS[raw]} HTTP/{version}" if raw else "- - -"
+
+
+#: Request lines by method, target and version.
+_REQUEST_LINES: Memo[tuple[str, bytes, str], str] = Memo(_make_request_line, lambda known: len(known[1]) <= 256)
+
+
+def _make_combined_end(shown: tuple[bytes, ...]) -> tuple[str, str]:
+    fields = join_fields(list(zip(shown[::2], shown[1::2], strict=True)))
+    referer, agent = (_TEXTS[fields[name]] if name in fields else "-" for name in (b"referer", b"user-agent"))
+    return _user_of(fields), f' "{referer}" "{agent}"'
+
+
+def _is_short(shown: tuple[bytes, ...]) -> bool:
+    return b"authorization" not in shown and sum(map(len, shown)) <= 512  # Passwords are not to stay in memory.
+
+
+_COMBINED_FIELDS = frozenset((b"authorization", b"referer", b"user-agent"))
+
+#: Of Gunicorn's own format, the user, and what comes behind the size; by names and values, in turn, of fields.
+_COMBINED_ENDS: Memo[tuple[bytes, ...], tuple[str, str]] = Memo(_make_combined_end, _is_short)
+
+
 # Atoms.
 
 
@@ -160,6 +185,10 @@ def _remote_address(entry: Entry, fields: Joined) -> str:
 
 
 def _user(entry: Entry, fields: Joined) -> str:
+    return _user_of(fields)
+
+
+def _user_of(fields: Joined) -> str:
     """Who the credentials of HTTP's basic authentication say it is (RFC 7617)."""
     credentials = fields.get(b"authorization", b"")
     if credentials[:5].lower() != b"basic" or b" " not in credentials:
@@ -174,35 +203,28 @@ def _user(entry: Entry, fields: Joined) -> str:
 class _Now:
     """The time of the line, written anew once a second."""
 
-    def __init__(self) -> None:
-        self._second = -1
-        self._text = ""
+    text: str
+    #: The second that it is written for, of ``time.time()``.
+    begin = end = 0.0
 
-    def text(self) -> str:
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
-            self._text = time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(second))
-        return self._text
+    def turn(self, now: float) -> None:
+        self.begin = now // 1
+        self.end = self.begin + 1
+        self.text = time.strftime("[%d/%b/%Y:%H:%M:%S %z]", time.localtime(now))
 
 
 _NOW = _Now()
 
 
 def _now(entry: Entry, fields: Joined) -> str:
-    return _NOW.text()
+    now = time.time()
+    if not _NOW.begin <= now < _NOW.end:
+        _NOW.turn(now)
+    return _NOW.text
 
 
 def _request_line(entry: Entry, fields: Joined) -> str:
-    return f"{entry.method} {_TEXTS[entry.target.raw] or '-'} {_protocol(entry, fields)}"
-
-
-def _status(entry: Entry, fields: Joined) -> str:
-    return str(entry.status)
-
-
-def _method(entry: Entry, fields: Joined) -> str:
-    return entry.method
+    return _REQUEST_LINES[entry.method, entry.target.raw, entry.version]
 
 
 def _path(entry: Entry, fields: Joined) -> str:
@@ -215,14 +237,6 @@ def _query(entry: Entry, fields: Joined) -> str:
 
 def _protocol(entry: Entry, fields: Joined) -> str:
     return f"HTTP/{entry.version}" if entry.target.raw else "-"
-
-
-def _sent_text(entry: Entry, fields: Joined) -> str:
-    return str(entry.sent)
-
-
-def _sent(entry: Entry, fields: Joined) -> int:
-    return entry.sent
 
 
 def _referer(entry: Entry, fields: Joined) -> str:
@@ -275,13 +289,13 @@ _ATOMS: Mapping[str, Atom] = {
     "u": _user,
     "t": _now,
     "r": _request_line,
-    "s": _status,
-    "m": _method,
+    "s": lambda entry, fields: str(entry.status),
+    "m": lambda entry, fields: entry.method,
     "U": _path,
     "q": _query,
     "H": _protocol,
-    "b": _sent_text,
-    "B": _sent,
+    "b": lambda entry, fields: str(entry.sent),
+    "B": lambda entry, fields: entry.sent,
     "f": _referer,
     "a": _user_agent,
     "T": _seconds,

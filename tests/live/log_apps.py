@@ -52,7 +52,7 @@ def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterabl
         raise ValueError("on purpose")
     status, headers, parts = find(environ["PATH_INFO"])
     start_response(f"{status} {HTTPStatus(status).phrase}", headers)
-    return parts
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else parts  # Old Gunicorns would send them.
 
 
 def encode(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

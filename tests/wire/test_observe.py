@@ -66,12 +66,13 @@ async def test_a_record_says_what_was_asked_and_answered(serve: Serve) -> None:
     app = Script({"status": 201, "headers": [(b"X-A", b"b")], "content": b"hello"})
     worker = serve(app, root_path="/mount")
     access = observe(worker)
-    await worker.connect().ask(post("/a%20b?c=d", b"body", "User-Agent: me", "X-Two: 1", "X-Two: 2"))
+    await worker.connect().ask(post("/a%20b?c=d", b"body", "User-Agent: me", "X-Two: 1", "X-Two: 2", "X_Two: 3"))
     [(response, request, environ, _)] = access.records
     assert response.status == "201 Created"
     assert response.headers == [("X-A", "b")]
     assert response.sent == 5
     assert ("USER-AGENT", "me") in request.headers
+    assert ("X_TWO", "3") in request.headers
     assert environ["REQUEST_METHOD"] == "POST"
     assert environ["RAW_URI"] == "/a%20b?c=d"
     assert environ["PATH_INFO"] == "/a b"
