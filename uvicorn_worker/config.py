@@ -99,6 +99,7 @@ GROUP_LINGER = 1.0
 
 #: The version of redis-py that is known here.
 REDIS_PY = "8"
+_REDIS_EXTRA = "pip install 'uvicorn-worker[redis]'"
 
 #: Seconds that a connection to Redis may take to be made, and that joining a group may wait for its answer.
 REDIS_CONNECT_TIME = 5.0
@@ -406,12 +407,12 @@ def _groups(value: Any) -> str:
 def _check_redis_py() -> None:
     """Whether the extra is there, which is imported by the workers alone."""
     try:
+        metadata.version("hiredis")
         version = metadata.version("redis")
-    except metadata.PackageNotFoundError:
-        version = "none"
+    except metadata.PackageNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed: {_REDIS_EXTRA}") from None
     if version.partition(".")[0] != REDIS_PY:
-        found = "" if version == "none" else f", and not {version}"
-        raise ValueError(f"redis-py {REDIS_PY} is needed{found}: pip install 'uvicorn-worker[redis]'")
+        raise ValueError(f"redis-py {REDIS_PY} is needed, and not {version}: {_REDIS_EXTRA}")
 
 
 def _root_path(value: Any) -> str:

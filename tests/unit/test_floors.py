@@ -52,6 +52,7 @@ ONLY_IN = {
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
     "redis": {"broadcast.redis_wire"},
+    "hiredis": {"broadcast.redis_wire"},
     "ssl": {"worker", "server", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
 }
 
