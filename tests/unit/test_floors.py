@@ -56,6 +56,7 @@ ONLY_IN = {
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
     "redis": {"broadcast.redis_wire"},
+    "hiredis": {"broadcast.redis_wire"},
     "ssl": {"tls", "server", "accept", "http11.exchange", "interfaces.asgi", "interfaces.scope"},
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from uvicorn_worker._types import Log
@@ -32,11 +33,8 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._failed: asyncio.Future[str] | None = None
-        self._is_stopping = False
-        #: Something is to be written.
-        self._has_work = asyncio.Event()
-        #: Answers that have come.
-        self._heard = 0
+        self._wire: Wire | None = None
+        self._is_writing = False
         self.is_up = False
         #: Since when it is not, and why.
         self.down_since = self._loop.time()
@@ -55,12 +53,12 @@ class Link:
     def _end(self, reason: str) -> None:
         """It has been lost."""
 
-    async def _read(self, wire: Wire) -> None:
-        """Read what comes, for ever, and count it in ``_heard``."""
+    def _take(self) -> bytes:
+        """What is to be written, or a part of it; nothing where there is nothing."""
         raise NotImplementedError
 
-    async def _write(self, wire: Wire) -> None:
-        """Write what there is, for ever."""
+    def _is_answered(self, answer: Any) -> None:
+        """The next answer, or message, has come."""
         raise NotImplementedError
 
     def _ping(self) -> None:
@@ -80,15 +78,35 @@ class Link:
         self._task = self._loop.create_task(self._live())
 
     async def stop(self) -> None:
-        self._is_stopping = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
 
     def fail(self, reason: str) -> None:
         """End the connection, if there is one, to make another."""
-        if self._failed is not None and not self._failed.done():
-            self._failed.set_result(reason)
+        if self._failed is not None:
+            _settle(self._failed, reason)
+
+    def _write_soon(self) -> None:
+        """Write all there is at the end of the loop's turn."""
+        if not self._is_writing and self._wire is not None:
+            self._is_writing = True
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        self._is_writing = False
+        wire = self._wire
+        while wire is not None and not wire.is_full and (data := self._take()):
+            wire.write(data)
+
+    def _receive(self, answer: Any) -> None:
+        if self._failed is not None and self._failed.done():
+            return
+        try:
+            self._is_answered(answer)
+        except Exception as error:  # Whatever it is: the state is not known any more.
+            self._log.error("Groups: %s failed", self.PURPOSE, exc_info=True)
+            self.fail(repr(error))
 
     async def _live(self) -> None:
         pause = REDIS_PAUSE
@@ -98,55 +116,47 @@ class Link:
             except Exception as error:  # Whatever it is: nobody else would try again.
                 self._is_out_of_reach(error if isinstance(error, Lost) else Lost(repr(error)))
             else:
-                heard = self._heard
                 self._is_reached()
                 await self._use(wire)
-                if heard != self._heard:  # It was of some use.
+                if wire.heard:  # It was of some use.
                     pause = REDIS_PAUSE
-            if self._is_stopping:  # A task group whose tasks fail at this moment forgets that it is cancelled.
-                return
             await asyncio.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, REDIS_LONGEST_PAUSE)
 
     async def _use(self, wire: Wire) -> None:
         """Read and write until that fails."""
-        self._failed = self._loop.create_future()
-        self._begin()
-        error: BaseException | None = None
+        failed = self._failed = self._loop.create_future()
+        wire.listen(self._receive, self._write_soon, partial(_settle, failed))
+        self._wire = wire
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for act in (self._read, self._write, self._watch):
-                    tasks.create_task(act(wire))
-        except* Exception as group:
-            error = group.exceptions[0]
+            self._begin()
+            self.reason = await self._watch(wire, failed)
         finally:
-            await wire.end()
+            self._wire = None
             self.is_up = False
             self.down_since = self._loop.time()
-        if not isinstance(error, Lost):
-            self._log.error("Groups: %s failed", self.PURPOSE, exc_info=error)
-        self.reason = str(error)
-        self._log.warning("Groups: lost Redis (%s) at %s: %s", self.PURPOSE, self.where, error)
+            await wire.end()
+        self._log.warning("Groups: lost Redis (%s) at %s: %s", self.PURPOSE, self.where, self.reason)
         self._end(self.reason)
         self.on_lost()
 
-    async def _watch(self, wire: Wire) -> None:
-        """Raise when the server is silent for too long, or something else has found out that it is of no use.
+    async def _watch(self, wire: Wire, failed: asyncio.Future[str]) -> str:
+        """Return why the connection is of no use any more: because the server is silent for too long, or what has
+        been found out otherwise.
 
         Turns are counted, and not time: where the worker itself has hung, what has come in the meantime waits to be
         read.
         """
-        assert self._failed is not None
+        ping, dead = self._target.ping, self._target.dead
         silence = 0.0
-        while True:
-            heard = self._heard
+        while silence + ping < dead or not silence:
+            heard = wire.heard
             self._ping()
-            await asyncio.wait((self._failed,), timeout=self._target.ping)
-            if self._failed.done():
-                raise Lost(self._failed.result())
-            silence = 0.0 if heard != self._heard else silence + self._target.ping
-            if silence and silence + self._target.ping >= self._target.dead:
-                raise Lost(f"silent for {self._target.dead:g} s")
+            await asyncio.wait((failed,), timeout=ping)
+            if failed.done():
+                return failed.result()
+            silence = silence + ping if heard == wire.heard else 0.0
+        return f"silent for {dead:g} s"
 
     # What is said of it.
 
@@ -208,6 +218,11 @@ def stats_of(*links: Link) -> dict[str, Any]:
         name, count = link.load()
         stats[name] = stats.get(name, 0) + count
     return stats
+
+
+def _settle(failed: asyncio.Future[str], reason: str) -> None:
+    if not failed.done():
+        failed.set_result(reason)
 
 
 def _nothing() -> None:

@@ -11,7 +11,7 @@ from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import resp
 from uvicorn_worker.broadcast.redis_link import Link
 from uvicorn_worker.broadcast.redis_url import Target
-from uvicorn_worker.broadcast.redis_wire import Lost, Moved, Refused, Wire
+from uvicorn_worker.broadcast.redis_wire import Moved, Refused, Wire
 from uvicorn_worker.config import REDIS_BATCH
 from uvicorn_worker.errors import GroupsUnavailable
 
@@ -67,7 +67,7 @@ class Publisher(Link):
         self._waiting.append((due, future))
         if self._looking is None:
             self._look_at(due)
-        self._has_work.set()
+        self._write_soon()
         await future
 
     def _look(self) -> None:
@@ -109,7 +109,7 @@ class Publisher(Link):
     # The connection.
 
     def _begin(self) -> None:
-        self._has_work.set()
+        self._write_soon()
 
     def _end(self, reason: str) -> None:
         self._give_up(f"Redis was lost, and has brought the message to all or to nobody: {reason}")
@@ -122,17 +122,9 @@ class Publisher(Link):
 
     def _ping(self) -> None:
         self._is_pinged = True
-        self._has_work.set()
-
-    async def _write(self, wire: Wire) -> None:
-        while True:
-            await self._has_work.wait()
-            self._has_work.clear()
-            while data := self._take():
-                await wire.write(data)
+        self._write_soon()
 
     def _take(self) -> bytes:
-        """The commands for what waits, up to a bound."""
         unwritten, data, size = self._unwritten, [], 0
         if self._is_pinged:
             self._is_pinged = False
@@ -146,30 +138,23 @@ class Publisher(Link):
                 self._unanswered.append(future)
         return b"".join(data)
 
-    async def _read(self, wire: Wire) -> None:
-        waiting = self._waiting
-        while True:
-            refusal = answer = None
-            try:
-                answer = await wire.read()
-            except Refused as error:
-                refusal = error
-            self._heard += 1
-            future = self._unanswered.popleft()
-            if future is None:
-                self._check_role(answer)
-            elif not future.done():
-                if refusal is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(_of_refusal(refusal))
-            while waiting and waiting[0][1].done():
-                waiting.popleft()
+    def _is_answered(self, answer: Any) -> None:
+        future, waiting = self._unanswered.popleft(), self._waiting
+        if future is None:
+            self._check_role(answer)
+        elif future.done():
+            pass  # Its time was up.
+        elif isinstance(answer, Refused):
+            future.set_exception(_of_refusal(answer))
+        else:
+            future.set_result(None)
+        while waiting and waiting[0][1].done():
+            waiting.popleft()
 
     def _check_role(self, role: Any) -> None:
         if resp.is_replica(role) and self._target.kind != "cluster":
             self.on_demoted()
-            raise Lost("it is a replica now, from where messages reach nobody else")
+            self.fail("it is a replica now, from where messages reach nobody else")
 
 
 def _of_refusal(refusal: Refused) -> Exception:

@@ -81,7 +81,7 @@ class Subscriber(Link):
         subscription = self.subscriptions.want(channel, group)
         if subscription.state is ON:
             return
-        self._has_work.set()
+        self._write_soon()
         waiter = self._loop.create_future()
         subscription.waiters.append(waiter)
         try:
@@ -102,7 +102,7 @@ class Subscriber(Link):
     def _give_up(self) -> None:
         again = self.subscriptions.give_up(self._loop.time())
         self._giving_up = None if again is None else self._loop.call_at(again, self._give_up)
-        self._has_work.set()
+        self._write_soon()
 
     async def stop(self) -> None:
         if self._giving_up is not None:
@@ -111,14 +111,14 @@ class Subscriber(Link):
 
     def release(self, channel: bytes) -> Subscription:
         """Listen to a channel no more that another connection is to have, and give what is known of it."""
-        self._has_work.set()
+        self._write_soon()
         return self.subscriptions.release(channel)
 
     def adopt(self, subscription: Subscription, reason: str) -> None:
         """Listen to a channel that another connection had."""
         self._lost_at, self._lost_by = self._loop.time(), reason
         self.subscriptions.adopt(subscription)
-        self._has_work.set()
+        self._write_soon()
 
     def load(self) -> tuple[str, int]:
         return "subscriptions", len(self.subscriptions)
@@ -129,7 +129,7 @@ class Subscriber(Link):
         self._questions.clear()
         self._again.clear()
         self.subscriptions.begin()
-        self._has_work.set()
+        self._write_soon()
 
     def _end(self, reason: str) -> None:
         if self.subscriptions.lose() and not self._lost_at:
@@ -137,18 +137,9 @@ class Subscriber(Link):
 
     def _ping(self) -> None:
         self._is_pinged = True
-        self._has_work.set()
-
-    async def _write(self, wire: Wire) -> None:
-        while True:
-            await self._has_work.wait()
-            self._has_work.clear()
-            data = self._take()
-            if data:
-                await wire.write(data)
+        self._write_soon()
 
     def _take(self) -> bytes:
-        """The commands for all that is to be said."""
         subscriptions, words = self.subscriptions, self._words
         data: list[bytes] = []
         for channel in self._again:
@@ -168,34 +159,24 @@ class Subscriber(Link):
         data.append(resp.pack(word, *channels))
         self._questions.append(_Question(answer, channels))
 
-    async def _read(self, wire: Wire) -> None:
-        get, receive, message = self.subscriptions.get, self._sink.receive, self._words.message
-        while True:
-            try:
-                answer = await wire.read()
-            except Refused as error:
-                self._heard += 1
-                self._is_refused(error)
-                continue
-            self._heard += 1
-            if answer[0] == message:
-                subscription = get(answer[1])
-                if subscription is not None:
-                    receive(subscription.group, answer[2])
-            else:
-                self._is_answered(answer)
-
     def _is_answered(self, answer: Any) -> None:
-        if answer[0] == self._words.joined:
+        kind = answer[0] if isinstance(answer, list) else None
+        if kind == self._words.message:
+            subscription = self.subscriptions.get(answer[1])
+            if subscription is not None:
+                self._sink.receive(subscription.group, answer[2])
+        elif isinstance(answer, Refused):
+            self._is_refused(answer)
+        elif kind == self._words.joined:
             self._count_answer(answer)
             self.subscriptions.joined(answer[1])
-            self._has_work.set()
+            self._write_soon()
             self._tell_restored()
-        elif answer[0] == self._words.left:
+        elif kind == self._words.left:
             self._count_answer(answer)
             if self.subscriptions.left(answer[1]):
                 self._is_moved(answer[1])
-            self._has_work.set()
+            self._write_soon()
         elif self._questions and not self._questions[0].channels:
             self._questions.popleft()
 
@@ -213,7 +194,7 @@ class Subscriber(Link):
             return
         if len(question.channels) > 1:  # One that isn't allowed has all others fail.
             self._again += question.channels
-            self._has_work.set()
+            self._write_soon()
         elif isinstance(error, Moved):
             self._is_moved(question.channels[0])
         else:
@@ -228,7 +209,7 @@ class Subscriber(Link):
     def rejoin(self, channel: bytes) -> None:
         """Ask once more for a channel that was lost."""
         self._again.append(channel)
-        self._has_work.set()
+        self._write_soon()
 
     def _give_notice(self, channel: bytes, error: Refused) -> None:
         unavailable = GroupsUnavailable(f"Redis does not let the worker join: {error}")
