@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from uvicorn_worker.broadcast import redis_url
 from uvicorn_worker.config import REDIS_PY
 
+_EXTRA = "pip install 'uvicorn-worker[redis]'"
+
 
 def engine_url(value: Any) -> str:
     """The URL of an engine, as its own module reads it; raises ``ValueError``."""
@@ -29,12 +31,12 @@ def engine_url(value: Any) -> str:
 def _check_redis_py() -> None:
     """Whether the extra is there, which is imported by the workers alone."""
     try:
+        metadata.version("hiredis")
         version = metadata.version("redis")
-    except metadata.PackageNotFoundError:
-        version = "none"
+    except metadata.PackageNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed: {_EXTRA}") from None
     if version.partition(".")[0] != REDIS_PY:
-        found = "" if version == "none" else f", and not {version}"
-        raise ValueError(f"redis-py {REDIS_PY} is needed{found}: pip install 'uvicorn-worker[redis]'")
+        raise ValueError(f"redis-py {REDIS_PY} is needed, and not {version}: {_EXTRA}")
 
 def without_password(value: Any) -> Any:
     """The value as it can be told; one that can't be parsed may have a password anywhere before the last ``@``."""
