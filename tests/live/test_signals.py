@@ -179,6 +179,7 @@ def test_threads_have_the_time_of_a_stop_to_finish_and_the_worker_leaves_in_the_
 ) -> None:
     (tmp_path / "threaded.py").write_text(THREADED % 1.5)
     server = serve("threaded:app", conf=HOOKS, env={"PYTHONUNBUFFERED": ""})
+    server.log.wait_for("^started")  # A stop before that has no shutdown to tell the thread.
     server.signal(TERM)
     assert server.wait() == 0
     said = server.log.lines("^(worker_exit|the thread|atexit|printed)")
@@ -191,6 +192,7 @@ def test_threads_that_outlast_graceful_timeout_are_left_and_what_was_printed_is_
 ) -> None:
     (tmp_path / "threaded.py").write_text(THREADED % 120)
     server = serve("threaded:app", "--graceful-timeout", "4", conf=HOOKS, env={"PYTHONUNBUFFERED": ""})
+    server.log.wait_for("^started")
     start = server.log.position()
     server.signal(HUP)  # after which nobody sends SIGKILL
     server.log.wait_for("still running and left behind: finishing$", after=start)
@@ -203,6 +205,7 @@ def test_threads_that_outlast_graceful_timeout_are_left_and_what_was_printed_is_
 def test_a_worker_that_waits_for_threads_is_not_taken_for_hung(serve: Serve, tmp_path: Path) -> None:
     (tmp_path / "threaded.py").write_text(THREADED % 6)
     server = serve("threaded:app", "--timeout", "2", "--graceful-timeout", "60", env={"PYTHONUNBUFFERED": ""})
+    server.log.wait_for("^started")
     start = server.log.position()
     server.signal(TERM, server.worker)
     server.log.wait_for("^the thread has finished", after=start)
@@ -216,6 +219,7 @@ def test_a_worker_that_waits_for_threads_is_not_taken_for_hung(serve: Serve, tmp
 def test_a_quick_stop_ends_the_wait_for_threads(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "threaded.py").write_text(THREADED % 120)
     server = serve("threaded:app", "--graceful-timeout", "600", conf=HOOKS)
+    server.log.wait_for("^started")
     old, start = server.worker, server.log.position()
     server.signal(TERM, old)
     server.log.wait_for(f"^worker_exit {old}", after=start)

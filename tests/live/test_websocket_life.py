@@ -199,6 +199,7 @@ def test_the_access_log_has_one_line_for_each_handshake_when_it_is_answered(serv
         "access GET /admit/access 200 -",
         "access GET /echo/access 101 websocket",
         "access GET /fail/connect 500 websocket",
+        "access GET /late/access 499 websocket",
         "access GET /reject/access 403 websocket",
         "access GET /version 426 websocket",
     ]
