@@ -234,9 +234,11 @@ class ObservedProtocol(HTTP11Protocol):
             self.service.observer.tell(exchange)
 
     def left_unanswered(self, exchange: ObservedExchange) -> None:
-        """The client has gone before there was an answer, unless that is the server's own to a body it can't read."""
+        """There will be no answer, unless it is the server's own to a body that it can't read."""
         if exchange is not self._spoilt:
-            exchange.status, exchange.sent = CLIENT_CLOSED_REQUEST, 0
+            # A worker that stops at once leaves its clients, and not they it.
+            status = HTTPStatus.SERVICE_UNAVAILABLE.value if self.service.draining else CLIENT_CLOSED_REQUEST
+            exchange.status, exchange.sent = status, 0
             self.over(exchange)
 
     def _begin_next(self) -> None:

@@ -195,6 +195,19 @@ async def test_a_grace_period_cancels_a_call_whose_client_has_gone_and_says_noth
     assert worker.log.take() == []
 
 
+async def test_a_grace_period_ends_a_call_quietly_whose_client_has_only_ended_its_part(serve: Serve) -> None:
+    app = Puppet()
+    worker = serve.asgi(app, disconnect_grace=0.0)
+    client = worker.connect()
+    await client.ask(get())
+    client.end()
+    await turn()
+    assert app.was_cancelled
+    assert client.take() == b""
+    assert client.has_ended
+    assert worker.log.take() == []
+
+
 async def test_a_call_that_ends_within_the_grace_period_is_not_cancelled(serve: Serve) -> None:
     app = Puppet()
     worker = serve.asgi(app, disconnect_grace=60.0)

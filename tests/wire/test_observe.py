@@ -140,6 +140,18 @@ async def test_a_client_that_does_not_wait_for_its_answer_is_recorded_with_499(s
     assert (response.status, response.sent) == ("499", 0)
 
 
+async def test_a_client_that_a_stopping_worker_leaves_unanswered_is_recorded_with_503(serve: Serve) -> None:
+    worker = serve(Echo())
+    access = observe(worker)
+    client = worker.connect()
+    client.send(post("/", b"hello")[:-2])
+    await turn()
+    worker.service.draining = True
+    client.reset()
+    await turn()
+    assert [response.status for response, _, _, _ in access.records] == ["503 Service Unavailable"]
+
+
 async def test_a_client_that_goes_with_requests_waiting_is_recorded_for_the_one_that_was_begun(serve: Serve) -> None:
     gate = Gate()
     worker = serve(gate)

@@ -297,15 +297,19 @@ class HTTPASGI(GroupsExtension, GroupReply):
         self._end_receiving()
 
     def _application_raised(self, error: BaseException) -> None:
-        if self.reply is not GONE or not self._is_about_the_client(error):
+        if not self._is_about_the_client(error):
             super()._application_raised(error)
+        elif self.reply < FINISHED:
+            self.connection.cut(self)  # It has only ended its part of the connection, which may mean that it waits.
         self._end_receiving()
 
     def _is_about_the_client(self, error: BaseException) -> bool:
         """Whether ``error`` comes of the client's leaving."""
         if isinstance(error, asyncio.CancelledError):
-            return self.connection.service.settings.disconnect_grace is not None
-        return is_of_disconnect(error)
+            service = self.connection.service
+            has_left = self.connection.has_ended and not service.draining
+            return service.settings.disconnect_grace is not None and (has_left or self.reply is GONE)
+        return self.reply is GONE and is_of_disconnect(error)
 
     def _end_if_read(self) -> None:
         super()._end_if_read()
