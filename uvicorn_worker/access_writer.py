@@ -39,6 +39,8 @@ class AccessWriter:
 
     def look_again(self) -> bool:
         """Whether the stream is known: what has changed in the logger is followed."""
+        if self._lines and self._handler in self._logger.handlers:
+            self._turn_is_over()  # A filter, say, that is new is not for these.
         self._handler = _only_handler(self._logger)
         return self._handler is not None
 

@@ -98,7 +98,8 @@ def test_a_restart_of_redis_is_logged_told_to_hooks_and_closes_members_where_tha
     for member in members:
         assert member.closing() == (1012, "messages may have been missed")
         server.log.wait_for(rf"on_gap {member.pid} Redis at .* was lost for .*\['chat'\]", after=start)
-    server.log.wait_for(r"Groups: connected to Redis \(sending\) at .* again after", after=start)
+    for pid in server.ready_workers():
+        server.log.wait_for(rf"\[{pid}\] .*Groups: connected to Redis \(sending\) at .* again after", after=start)
     again = clients.spread(server, server.ready_workers(), "chat")
     again[0].send("hi")
     assert [member.recv() for member in again] == ["hi", "hi"]
