@@ -12,18 +12,21 @@ import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
-from uvicorn_worker.broadcast.directory import own_directory
 from uvicorn_worker.broadcast.engines import engine_of
-from uvicorn_worker.broadcast.groups import Groups
+from uvicorn_worker.broadcast.groups import Gap, Groups
 from uvicorn_worker.broadcast.once import Once
-from uvicorn_worker.broadcast.redis_url import is_redis
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable
 
 #: Seconds that the end of a process waits for what was sent to leave.
 _STOP_TIME = 5.0
+
+_NO_WORKER = (
+    "no worker runs in this process, and those of a Gunicorn master share their groups with nobody else unless the "
+    "option groups, as by the environment variable UVICORN_WORKER_GROUPS, names a directory (local:///run/app) or a "
+    "Redis, for them and for this process"
+)
 
 _log = logging.getLogger("uvicorn_worker")
 
@@ -55,30 +58,19 @@ class Outside:
 
     async def _start(self) -> None:
         url = self.groups.url
-        if not is_redis(url):
-            _check_directory(urlsplit(url).path)
+        if url == Settings.groups:
+            raise GroupsUnavailable(_NO_WORKER)
+        gaps: list[Gap] = []
+        self.groups.hooks = [gaps.append]
         await self.groups.start(engine_of(url, None, _log))
+        self.groups.hooks = []
+        if gaps and gaps[0].groups is None:  # A worker would serve nevertheless.
+            raise GroupsUnavailable(f"{url} can't be used from here: {gaps[0].reason}")
 
     def stop(self) -> None:
         """Return when what was sent has left, or soon."""
         self.loop.call_soon_threadsafe(self._told_to_stop.set)
         self._thread.join(_STOP_TIME)
-
-
-def _check_directory(path: str) -> None:
-    """Raises :class:`GroupsUnavailable` where workers that use it can't be met there."""
-    if not path:
-        raise GroupsUnavailable(
-            "no worker runs in this process, and those of a Gunicorn master share their groups with nobody else unless "
-            "the option groups, as by the environment variable UVICORN_WORKER_GROUPS, names a directory "
-            "('local:///run/app') or a Redis, for them and for this process"
-        )
-    try:
-        own_directory(path, os.geteuid(), os.getegid())
-    except OSError as error:
-        raise GroupsUnavailable(f"the directory of groups can't be had: {error}") from None
-    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
-        raise GroupsUnavailable(f"the directory of groups, {path}, belongs to another user than that of this process")
 
 
 _all: dict[str, Outside] = {}
