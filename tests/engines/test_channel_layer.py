@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import pytest
@@ -18,7 +18,7 @@ from channels.exceptions import ChannelFull
 from uvicorn_worker import groups as worker_groups
 from uvicorn_worker.broadcast import outside
 from uvicorn_worker.broadcast.engines import engine_of
-from uvicorn_worker.broadcast.groups import Groups
+from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap, Groups
 from uvicorn_worker.channel_layer import GroupsChannelLayer
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage, InvalidOption
@@ -48,6 +48,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         worker_groups.enrol(self._loop, self.groups)
+        self.groups.hooks = []  # those of both workers, which have a process each
         self._thread.start()
         self.run(self.groups.start(engine_of(self.groups.url, None, self.log)))
         return self
@@ -66,11 +67,28 @@ class Worker:
         result: Result = self.begin(coroutine).result(DEADLINE)
         return result
 
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Whatever this worker sends does not arrive."""
+        engine, self.groups.engine = self.groups.engine, Nowhere(self.groups.engine)
+        yield
+        self.groups.engine = engine
+
     def begin_receiving(self, layer: GroupsChannelLayer, channel: str) -> Any:
         """The same for `receive`, once it waits."""
         future = self.begin(layer.receive(channel))
         self.run(turns())
         return future
+
+
+class Nowhere(Engine):
+    """Loses all that is sent."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.add = engine.add  # type: ignore[method-assign]
+
+    async def send(self, group: str, delivery: Delivery) -> None:
+        pass
 
 
 async def turns() -> None:
@@ -354,6 +372,22 @@ def test_what_comes_for_one_who_has_gone_is_offered_to_others(
     message = HELLO | {"__asgi_channel__": "tasks"}
     other.run(other.groups.send_to(f"asgi:process:{home}", message))
     assert receiving.result(DEADLINE) == HELLO
+
+
+@pytest.mark.parametrize("deaf", ["who has one", "who wants one"])
+def test_after_a_gap_who_wants_a_message_and_who_has_one_find_each_other(
+    layer: GroupsChannelLayer, one: Worker, other: Worker, deaf: str
+) -> None:
+    with one.cut_off(), other.cut_off():
+        one.run(layer.send("tasks", HELLO))
+        receiving = other.begin_receiving(layer, "tasks")
+    worker = one if deaf == "who has one" else other
+    worker.run(miss(worker.groups))
+    assert receiving.result(DEADLINE) == HELLO
+
+
+async def miss(groups: Groups) -> None:
+    groups.has_missed(Gap("a test", None, 0.0))
 
 
 # Other loops, other threads, and processes without a worker.

@@ -20,7 +20,7 @@ from typing import Any
 
 from uvicorn_worker._types import Message
 from uvicorn_worker.broadcast.codec import decode
-from uvicorn_worker.broadcast.groups import Delivery, Early, Groups
+from uvicorn_worker.broadcast.groups import Delivery, Early, Gap, Groups
 from uvicorn_worker.broadcast.mailboxes import Full, Mailboxes
 from uvicorn_worker.broadcast.once import Once
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
@@ -108,6 +108,8 @@ class Routes:
         self._pressure = 0
         #: Set when another process has asked.
         self._asked = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        groups.hooks.append(self._has_missed)
 
     # What the application asks for.
 
@@ -190,7 +192,6 @@ class Routes:
     async def send_to_group(self, group: str, message: Message) -> None:
         """Raises ``InvalidGroupMessage`` and :class:`GroupsUnavailable`; channels that are full are left out."""
         self._prepare(message)
-        self._boxes.sweep()
         self._pressure = 0
         await self._groups.send_to(self._name_of(group), message)
         await self._let_receive()
@@ -236,6 +237,7 @@ class Routes:
             await asyncio.sleep(0)
 
     def _put_to_all(self, channels: dict[str, None], delivery: Delivery) -> None:
+        self._boxes.sweep()
         for channel in tuple(channels):
             try:
                 self._pressure = max(self._pressure, self._boxes.put(channel, delivery.body))
@@ -305,6 +307,16 @@ class Routes:
         elif holder != self.id and (count := self._boxes.waiting(channel)):
             self._begin(self._tell(str(holder), {_ASK: channel, _FROM: self.id, _COUNT: count}))
 
+    def _has_missed(self, gap: Gap) -> None:
+        """Offers and asks may be among what was missed."""
+        if asyncio.get_running_loop() is not self._loop:  # Another worker's, in the same process.
+            return
+        for channel in self._channels:
+            if self._boxes.waiting(channel):
+                self._begin(self._ask(channel))
+            elif self._boxes.kept(channel):
+                self._begin(self._offer(channel))
+
     def _is_asked(self, message: Message) -> None:
         channel, process, count = message.get(_ASK), message.get(_FROM), message.get(_COUNT)
         if process == self.id or not (isinstance(channel, str) and isinstance(process, str) and isinstance(count, int)):
@@ -316,7 +328,7 @@ class Routes:
 
     def _begin(self, what: Coroutine[Any, Any, None]) -> None:
         """Do something in the order in which it is begun."""
-        task = asyncio.get_running_loop().create_task(self._log_failure(what))
+        task = self._loop.create_task(self._log_failure(what))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
