@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from uvicorn_worker.broadcast.codec import decode
-from uvicorn_worker.broadcast.groups import Engine, Groups
+from uvicorn_worker.broadcast.groups import Delivery, Engine, Groups
 from uvicorn_worker.broadcast.routes import Routes
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage
@@ -43,8 +43,8 @@ class Process:
     async def channels(self, count: int) -> list[str]:
         return [await self.routes.new_channel("specific") for _ in range(count)]
 
-    async def begin(self, *joins: Awaitable[None]) -> list[asyncio.Task[None]]:
-        tasks = [asyncio.ensure_future(join) for join in joins]
+    async def begin(self, *calls: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+        tasks = [asyncio.create_task(call) for call in calls]
         for _ in range(5):
             await asyncio.sleep(0)
         return tasks
@@ -124,16 +124,44 @@ def test_a_channel_can_leave_while_it_joins_and_join_again() -> None:
     run(test)
 
 
+class Recorder:
+    """A member that remembers what comes."""
+
+    def __init__(self) -> None:
+        self.received: list[Any] = []
+
+    def deliver(self, delivery: Delivery) -> None:
+        self.received.append(delivery.message)
+
+    def shed(self) -> None:
+        """Nobody asks for it."""
+
+
+def test_what_comes_as_the_one_who_wants_it_gives_up_is_offered_to_others() -> None:
+    async def test(process: Process) -> None:
+        others = Recorder()
+        await process.groups.add("asgi:channel:a", process.groups.name(others))
+        (receiving,) = await process.begin(process.routes.receive("a"))
+        others.received.clear()
+        await process.groups.send_to(f"asgi:process:{process.routes.id}", {"__asgi_channel__": "a", "type": "test"})
+        receiving.cancel()
+        await process.begin()
+        assert others.received == [{"__asgi_offer__": process.routes.id}]
+        assert (await process.receive("a"))["type"] == "test"
+
+    run(test)
+
+
 def test_a_channel_that_nobody_receives_from_leaves_its_groups_and_one_that_somebody_does_stays() -> None:
     async def test(process: Process) -> None:
         received, forgotten = await process.channels(2)
-        (receiving,) = await process.begin(process.routes.receive(received))  # type: ignore[arg-type]
+        (receiving,) = await process.begin(process.routes.receive(received))
         for channel in (received, forgotten):
             await process.routes.join("chat", channel)
             await process.routes.join(f"of-{channel[-16:]}", channel)
         await process.routes.send_to_group("chat", {"type": "test"})
         assert process.members == 2
-        assert decode(await receiving) == {"type": "test"}  # type: ignore[arg-type]
+        assert decode(await receiving) == {"type": "test"}
         assert any(forgotten in line for line in process.log.lines)
         assert not any(received in line for line in process.log.lines)
 
@@ -143,7 +171,7 @@ def test_a_channel_that_nobody_receives_from_leaves_its_groups_and_one_that_some
 def test_nothing_is_left_of_channels_that_are_over() -> None:
     async def test(process: Process) -> None:
         for channel in [*await process.channels(3), "by-a-name"]:
-            (receiving,) = await process.begin(process.routes.receive(channel))  # type: ignore[arg-type]
+            (receiving,) = await process.begin(process.routes.receive(channel))
             if channel != "by-a-name":
                 await process.routes.join("chat", channel)
                 await process.routes.leave("chat", channel)

@@ -279,13 +279,11 @@ class Routes:
         """Hear of offers and asks for a channel; raises :class:`GroupsUnavailable`."""
         self._boxes.open(channel)
         await self._process.join()
-        listener = None
-        while listener is None or self._channels.get(channel) is not listener:
-            listener = self._channels.get(channel)
-            if listener is None:
-                name = f"{self._prefix}:channel:{channel}"
-                listener = self._channels[channel] = _Listener(self._groups, name, partial(self._heard, channel))
-            await listener.join()
+        listener = self._channels.get(channel)
+        if listener is None:
+            name = f"{self._prefix}:channel:{channel}"
+            listener = self._channels[channel] = _Listener(self._groups, name, partial(self._heard, channel))
+        await listener.join()
 
     async def _offer(self, channel: str) -> None:
         try:
