@@ -101,7 +101,7 @@ class Mailboxes:
         box.drop_expired(now)
         if len(box.items) >= box.capacity:
             if not box.is_full:
-                self._log.warning("Groups: messages to %s are dropped, because %d wait there", name, box.capacity)
+                self._log.warning("Groups: messages to %s are dropped: %d wait there (capacity)", name, box.capacity)
             box.is_full = True
             raise Full(name)
         box.items.append(item)
