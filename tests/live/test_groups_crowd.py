@@ -55,7 +55,7 @@ def test_a_chat_goes_on_through_a_reload_and_a_crash(serve: Serve, engine: dict[
         room.wait_for_more(messages // 3)
         room.finish()
         assert ends_of(room) == {None, "left", "lost", SERVICE_RESTART}
-        assert {member.pid for member in room.members if member.end == "lost"} == room.killed
+        assert {member.pid for member in room.members if member.pid and member.end == "lost"} == room.killed
     assert not server.log.lines(TROUBLE)
 
 
