@@ -102,6 +102,7 @@ class Member(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_over("lost")
+        self._room.unanswered += self.end == "lost" and not self._is_accepted
         for future in (self.answered, self.ended):
             if not future.done():
                 future.set_result(None)
@@ -135,6 +136,8 @@ class Room:
         self.present: list[Member] = []
         #: Workers that were killed: what one of them has sent last may have reached some of the others only.
         self.killed: set[int] = set()
+        #: Handshakes that have had no answer.
+        self.unanswered = 0
         self.left = 0
         self._address = address
         self._clients, self._share, self._restless = clients, share, restless

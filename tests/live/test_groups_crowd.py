@@ -23,8 +23,10 @@ SERVICE_RESTART = 1012
 #: How often workers are replaced.
 TIMES = 3 if FULL_SIZE else 1
 
-#: What a gap, or a failure of any kind, is in the log.
-TROUBLE = r"Traceback|Groups: .*(missed|answer|lost|slow)|\[ERROR\] (?!Worker \(pid:\d+\) was sent SIGKILL)"
+#: What a gap, or a failure of any kind, is in the log. A worker that closes hundreds of clients at this moment may have
+#: no time for a new one, which says so; whether that has cost a message is judged by what was heard.
+GAP = "Groups: (?!messages may have been missed: no answer).*(missed|lost|slow)"
+TROUBLE = rf"Traceback|{GAP}|\[ERROR\] (?!Worker \(pid:\d+\) was sent SIGKILL)"
 
 
 def reload(server: Server) -> None:
@@ -49,6 +51,7 @@ def test_a_chat_goes_on_through_a_reload_and_a_crash(serve: Serve, engine: dict[
         room.wait_until_full()
         room.wait_for_more(messages // 3)
         room.check()
+        assert room.unanswered == 0
         room.killed.add(room.fullest())
         replace(server, partial(server.signal, KILL, *room.killed))
         room.wait_until_full()
@@ -127,4 +130,5 @@ def test_workers_that_are_replaced_cost_nobody_who_stays_a_message(
         room.wait_until_full()
         room.finish()
         assert ends_of(room) == {None, SERVICE_RESTART}
+        assert room.unanswered == 0
     assert not server.log.lines(TROUBLE)
