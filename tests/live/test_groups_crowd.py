@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from .client import DEADLINE
 from .harness import FULL_SIZE, Serve, Server, eventually
 from .room import Room
 from .test_groups import replace
@@ -33,7 +34,7 @@ def reload(server: Server) -> None:
     """Have other workers in the place of all that there are."""
     old, start = set(server.processes()) - {server.process.pid}, server.log.position()
     server.signal(HUP)
-    eventually(lambda: old.isdisjoint(server.processes()))
+    eventually(lambda: old.isdisjoint(server.processes()), within=2 * DEADLINE)
     eventually(lambda: len(server.ready_workers(after=start)) == len(old))
 
 
