@@ -59,6 +59,15 @@ def stats() -> dict[str, Any]:
     return next(reversed(_workers.values())).stats() if _workers else {}
 
 
+def worker() -> tuple[asyncio.AbstractEventLoop, Groups] | None:
+    """The loop and the groups of the worker in the running loop, or else of the youngest one in this process."""
+    try:
+        loop = asyncio.get_running_loop()
+        return loop, _workers[loop]
+    except (RuntimeError, KeyError):
+        return next(reversed(_workers.items())) if _workers else None
+
+
 def enrol(loop: asyncio.AbstractEventLoop, groups: Groups) -> None:
     """A worker begins to run in ``loop``."""
     _workers[loop] = groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,3 +26,15 @@ def directory_of_master(cfg: Any, url: str) -> str | None:
         former = os.environ.get("GUNICORN_PID")  # of the master that this takes over from (USR2)
         _directories[pid] = Directory.of_master(cfg.worker_tmp_dir, cfg.uid, cfg.gid, int(former) if former else None)
     return _directories[pid].path
+
+
+def signals_before(handler: object) -> list[int]:
+    """The signals that came since the fork, in which the master's ``handler`` of them has kept them for a loop that
+    this process never enters: the master sends each once, and would wait in vain until its time is over.
+
+    Among them are those that the master has had no time for yet; to stop is what it is about to say to its workers.
+    """
+    queue = getattr(getattr(handler, "__self__", None), "SIG_QUEUE", None)
+    if isinstance(queue, SimpleQueue):
+        return [queue.get_nowait() for _ in range(queue.qsize())]
+    return list(queue or ())  # Gunicorn 23

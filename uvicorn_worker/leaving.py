@@ -67,6 +67,25 @@ def _threads_left() -> list[str]:
     return [thread.name for thread in threading.enumerate() if not thread.daemon and thread is not main]
 
 
+def close_loop(loop: asyncio.AbstractEventLoop, grace: float) -> None:
+    """Let tasks that are left see their cancellation, and generators be closed, for ``grace`` seconds; close it."""
+    if loop.is_running():  # uvloop says so where a signal has kept it from beginning.
+        return
+    _cancel_tasks(loop, grace)
+    closing = loop.create_task(loop.shutdown_asyncgens())
+    loop.run_until_complete(asyncio.wait((closing,), timeout=grace))
+    _cancel_tasks(loop, grace)
+    loop.close()
+
+
+def _cancel_tasks(loop: asyncio.AbstractEventLoop, grace: float) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks, timeout=grace))
+
+
 def ignore_exits(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """The handler of what nobody else handles: a task that was left by a signal has failed in nothing."""
     if not isinstance(context.get("exception"), WorkerExit):

@@ -10,15 +10,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from uvicorn_worker import groups
 from uvicorn_worker._types import Address, Application, Log
 from uvicorn_worker.accept import Acceptor
-from uvicorn_worker.broadcast.groups import Engine
-from uvicorn_worker.broadcast.local import LocalEngine
+from uvicorn_worker.broadcast.engines import engine_of
 from uvicorn_worker.broadcast.middleware import choose_engine
-from uvicorn_worker.broadcast.redis_url import is_redis
 from uvicorn_worker.clock import TICK, Clock
 from uvicorn_worker.config import IDLE_GRACE, TOKEN, Settings
 from uvicorn_worker.errors import InvalidOption
@@ -124,16 +121,6 @@ _CLASSES: Mapping[Interface, _Classes] = {
 }
 
 
-def engine_of(url: str, directory: str | None, log: Log) -> Engine:
-    """The engine for groups that ``url`` names; ``directory`` is where the workers of one master find each other."""
-    if not is_redis(url):
-        return LocalEngine(urlsplit(url).path or directory, log)
-    # Only here, as redis-py is an extra.
-    from uvicorn_worker.broadcast.redis import engine_of_redis
-
-    return engine_of_redis(url, log)
-
-
 class Server:
     """Serves an application on listening sockets until it is told to stop."""
 
@@ -169,7 +156,8 @@ class Server:
         self._prepare_service(upgrades)
         self._service.scheme = "https" if tls else "http"
         self._service.requests_left = max_requests or None
-        self._engine = engine_of(choose_engine(settings.groups), directory, log)
+        self._service.groups.url = choose_engine(settings.groups)
+        self._engine = engine_of(self._service.groups.url, directory, log)
         self._acceptor = Acceptor(self._service, listeners, self._make_protocol, tls)
         #: Whether the application has started.
         self.started = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from uvicorn_worker._types import Log
@@ -53,10 +53,31 @@ class Contexts:
             context = self._make(cfg)
         except Exception as error:
             log.debug("TLS can't be set up", exc_info=True)
-            raise InvalidOption(f"TLS can't be set up by {told}: {type(error).__name__}: {error}") from error
+            reason = next(_faults(cfg), None) or f"{type(error).__name__}: {error}"
+            raise InvalidOption(f"TLS can't be set up by {told}: {reason}") from error
         if not isinstance(context, ssl.SSLContext):  # None would mean no TLS to the event loop.
             raise InvalidOption(f"TLS can't be set up by {told}: the hook returned {context!r}, not an ssl.SSLContext")
         return context
+
+
+def _faults(cfg: Any) -> Iterator[str]:
+    """What is wrong with the files that TLS needs, which OpenSSL doesn't name; a hook may read others."""
+    if is_set(cfg, "ssl_context"):
+        return
+    key = "keyfile" if cfg.keyfile else "certfile"
+    for name, content in (("certfile", "certificate"), (key, "private key"), ("ca_certs", "certificate")):
+        path = getattr(cfg, name)
+        if path is None and name != "ca_certs":
+            yield f"{name} is not set"
+        elif path is not None:
+            try:
+                with open(path, "rb") as file:
+                    is_there = f"{content.upper()}-----".encode() in file.read()
+            except OSError as error:
+                yield f"{name} can't be read: {error.strerror}"
+            else:
+                if not is_there:
+                    yield f"{name} holds no {content} in PEM"
 
 
 def _file(path: str | None) -> _File:

@@ -26,9 +26,9 @@ from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
-from uvicorn_worker.inherited import directory_of_master
+from uvicorn_worker.inherited import directory_of_master, signals_before
 from uvicorn_worker.interfaces.detect import detect_interface
-from uvicorn_worker.leaving import ignore_exits, leave, leave_within, status_by
+from uvicorn_worker.leaving import close_loop, ignore_exits, leave, leave_within, status_by
 from uvicorn_worker.observation import Observation, lend_handlers
 from uvicorn_worker.options import read_options, settings_under
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
@@ -196,7 +196,7 @@ class UvicornWorker(Worker):
                 self._server.abort()
             raise
         finally:
-            self._close_loop()
+            close_loop(self.loop, self._task_grace)
 
     async def _run_server(self) -> None:
         self.loop.add_reader(self.PIPE[0], self._woken)
@@ -249,23 +249,6 @@ class UvicornWorker(Worker):
             is_reload = self.reloader is not None and self._told_at is None
             self._server.stop(RELOAD_GRACE if is_reload else math.inf)
 
-    def _close_loop(self) -> None:
-        """Let tasks that are left see their cancellation, and generators be closed, for a moment; close the loop."""
-        if self.loop.is_running():  # uvloop says so where a signal has kept it from beginning.
-            return
-        self._cancel_tasks()
-        closing = self.loop.create_task(self.loop.shutdown_asyncgens())
-        self.loop.run_until_complete(asyncio.wait((closing,), timeout=self._task_grace))
-        self._cancel_tasks()
-        self.loop.close()
-
-    def _cancel_tasks(self) -> None:
-        tasks = asyncio.all_tasks(self.loop)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=self._task_grace))
-
     @property
     def _task_grace(self) -> float:
         """For worker_exit to come before SIGKILL, three times less than a drain leaves of a short graceful_timeout."""
@@ -310,6 +293,14 @@ class UvicornWorker(Worker):
         return max(THREAD_GRACE, end - self._task_grace - time.monotonic())
 
     # Signals. Plain handlers, because those of a loop would wait for code that blocks it.
+
+    def init_signals(self) -> None:
+        """Called early in ``init_process``; a signal may have come still earlier."""
+        handler = signal.getsignal(signal.SIGTERM)
+        super().init_signals()
+        for number in signals_before(handler):
+            if number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
+                signal.raise_signal(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: drain. Gunicorn sends it again every second."""

@@ -287,6 +287,25 @@ worker_abort = worker_int
     assert not server.log.lines("event loop is already running|Exception in callback", after=start)
 
 
+# -- before the worker is there
+
+
+@pytest.mark.parametrize("number", [TERM, INT, QUIT])
+def test_a_worker_stops_by_a_signal_that_came_right_after_its_fork(serve: Serve, number: signal.Signals) -> None:
+    early = """\
+def post_fork(server, worker):
+    if worker.age == 1:
+        os.write(2, b"forked: %%d\\n" %% os.getpid())
+        os.kill(os.getpid(), %d)
+"""
+    server = serve("apps:app", conf=HOOKS + early % number)
+    first = int(server.log.wait_for(r"^forked: (\d+)")[1])
+    server.log.wait_for(f"^worker_exit {first}")
+    eventually(lambda: first not in server.processes())
+    assert server.ask("/pid").text == str(server.worker) != str(first)
+    assert not server.log.lines("Traceback|was sent SIG|exited with code")
+
+
 # -- WINCH and USR1
 
 

@@ -21,19 +21,19 @@ FLOORS: dict[int, set[str]] = {
     2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"}
     | {"broadcast.engine_url", "broadcast.groups", "broadcast.mesh", "broadcast.subscriptions"},
     3: {"access_log", "groups", "inherited", "leaving", "options", "proxied", "service", "tls"}
-    | {"broadcast.peers", "broadcast.redis_wire", "interfaces.messages"}
+    | {"broadcast.mailboxes", "broadcast.once", "broadcast.peers", "broadcast.redis_wire", "interfaces.messages"}
     | {"websocket.handshake", "websocket.reader"},
     4: {"access_writer", "http11.body", "flow", "views"}
-    | {"broadcast.local", "broadcast.middleware", "broadcast.redis_link"},
+    | {"broadcast.local", "broadcast.middleware", "broadcast.redis_link", "broadcast.routes"},
     5: {"broadcast.redis_publisher", "broadcast.redis_subscriber", "http11.exchange"},
     6: {"http11.head", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"}
     | {"broadcast.redis_cluster", "broadcast.redis_engine"},
     7: {"http11.reader", "websocket.protocol", "broadcast.redis"}
     | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
-    8: {"http11.protocol"},
-    9: {"accept", "observe"},
+    8: {"http11.protocol", "broadcast.engines"},
+    9: {"accept", "observe", "broadcast.outside"},
     10: {"observation", "server"},
-    11: {"worker", "run", "__init__", "__main__", "broadcast.__init__"},
+    11: {"worker", "run", "channel_layer", "__init__", "__main__", "broadcast.__init__"},
 }
 
 #: Packages that hold modules and nothing else.
@@ -55,6 +55,7 @@ ONLY_IN = {
     "uvloop": {"worker", "run"},
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},
+    "channels": {"channel_layer"},
     "redis": {"broadcast.redis_wire"},
     "hiredis": {"broadcast.redis_wire"},
     "ssl": {"tls", "server", "accept", "http11.exchange", "interfaces.asgi", "interfaces.scope"},

@@ -271,13 +271,18 @@ class Client:
 
 
 class Log:
-    """Keeps lines by level."""
+    """Keeps lines by level, and apart from them those that say which request was refused."""
 
     def __init__(self) -> None:
         self._lines: list[tuple[str, str, Any]] = []
+        self.refusals: list[str] = []
 
     def _add(self, level: str, line: str, args: tuple[Any, ...], exc_info: Any = None) -> None:
-        self._lines.append((level, line % args if args else line, exc_info))
+        line = line % args if args else line
+        if line.startswith("Invalid request from ip="):
+            self.refusals.append(f"{level}: {line}")
+        else:
+            self._lines.append((level, line, exc_info))
 
     def debug(self, line: str, *args: Any, **more: Any) -> None:
         self._add("debug", line, args, **more)

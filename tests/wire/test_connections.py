@@ -135,6 +135,14 @@ async def test_a_bad_request_is_refused_after_the_answers_to_those_before_it(ser
     assert client.state == "half-closed"
 
 
+async def test_a_refused_request_is_told_of_in_the_log_with_its_client(serve: Serve) -> None:
+    worker = serve(hello)
+    client = worker.connect()
+    client.send(get("/") + b"GET /bad HTTP/1.1\r\n\r\n")
+    await turn()
+    assert worker.log.refusals == ["warning: Invalid request from ip=192.0.2.7: Missing Host field"]
+
+
 async def test_a_reply_that_ends_the_connection_drops_the_requests_behind_it(serve: Serve) -> None:
     calls = []
 

@@ -135,6 +135,8 @@ class Groups:
 
     def __init__(self, settings: Settings, log: Log) -> None:
         self.engine: Engine = Early(settings.groups_max_size)
+        #: That of the engine.
+        self.url = settings.groups
         self.log = log
         self._settings = settings
         #: Unique among the workers of all machines.

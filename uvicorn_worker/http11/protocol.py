@@ -205,6 +205,9 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
             self._linger()
 
     def _send_refusal(self, refusal: RequestRefused) -> None:
+        client = self.template["client"]
+        # In the words of Gunicorn's own workers, for what watches logs.
+        self.service.log.warning("Invalid request from ip=%s: %s", client[0] if client else "-", refusal.reason)
         prefix = self.service.prefixes[refusal.status]
         with_body = self._parser.get_method() != b"HEAD"
         self.write(wire.refusal(prefix, refusal.reason, with_body=with_body))
