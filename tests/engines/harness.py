@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,9 @@ from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap
 from uvicorn_worker.broadcast.redis import engine_of_redis
 
 DEADLINE = 10.0  # seconds; only a failing test waits so long
+
+#: Whether tests that can be of two sizes are the larger.
+FULL_SIZE = os.environ.get("FULL_SIZE") == "1"
 
 
 class Log:

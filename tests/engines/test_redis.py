@@ -15,7 +15,7 @@ from uvicorn_worker.broadcast.redis import engine_of_redis
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable, InvalidOption
 
-from .harness import Log, Worker, eventually, workers_of
+from .harness import FULL_SIZE, Log, Worker, eventually, workers_of
 from .redis_server import RedisServer, free_port
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
@@ -57,13 +57,14 @@ async def test_messages_of_any_size_and_kind_arrive_as_they_were(redis_server: R
 
 async def test_whatever_is_sent_after_a_group_was_joined_is_heard(redis_server: RedisServer) -> None:
     async with workers_of(redis_server.url, 2) as (one, other):
-        for number in range(1000):
+        count = 10_000 if FULL_SIZE else 1000
+        for number in range(count):
             group = f"group {number % 100}"
             await one.add(group)
             await other.send(group, number=number)
             await one.sink.until(lambda n=number: one.sink.received and one.sink.received[-1][1]["number"] == n)
             one.engine.discard(group)
-        assert [message["number"] for _, message in one.sink.received] == list(range(1000))
+        assert [message["number"] for _, message in one.sink.received] == list(range(count))
 
 
 async def test_a_worker_has_two_connections_whatever_it_listens_to(redis_server: RedisServer) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from uvicorn_worker.errors import GroupsUnavailable
 
-from .harness import DEADLINE, Worker, eventually, workers_of
+from .harness import DEADLINE, FULL_SIZE, Worker, eventually, workers_of
 from .redis_server import RedisServer
 
 pytestmark = pytest.mark.usefixtures("on_uvloop")
@@ -71,7 +71,8 @@ async def test_connections_that_are_killed_again_and_again_come_back_and_none_is
         groups = [f"group {number}" for number in range(100)]
         for worker in (one, other):
             await worker.add(*groups)
-        for turn in range(30):
+        turns = 100 if FULL_SIZE else 30
+        for turn in range(turns):
             redis_server.admin.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
             for worker in (one, other):
                 await worker.sink.until(lambda sink=worker.sink, n=turn: len(sink.gaps) == n + 1)
@@ -80,7 +81,7 @@ async def test_connections_that_are_killed_again_and_again_come_back_and_none_is
                 await worker.hears("group 7", *map(str, range(turn + 1)))
         assert all(gap.groups == frozenset(groups) for worker in (one, other) for gap in worker.sink.gaps)
         assert len(redis_server.clients()) == 4
-        assert one.engine.stats() == {"connected": True, "reconnects": 30, "subscriptions": 100, "waiting": 0}
+        assert one.engine.stats() == {"connected": True, "reconnects": turns, "subscriptions": 100, "waiting": 0}
 
 
 async def test_a_message_whose_answer_is_lost_is_an_error_and_is_not_sent_again(redis_server: RedisServer) -> None:

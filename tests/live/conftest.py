@@ -1,9 +1,11 @@
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engines.redis_server import RedisServer
 
 from .certificates import self_signed
 from .harness import Serve, Server
@@ -65,6 +67,20 @@ def websocket_server(shared_websocket_server: Server) -> Iterator[Server]:
     """The same with the applications of `websocket_apps`."""
     yield shared_websocket_server
     shared_websocket_server.hang_up()
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "redis"])
+def engine(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment of a server whose workers hear of each other in one of the ways that there are."""
+    if request.param == "local":
+        return {}
+    return {"UVICORN_WORKER_GROUPS": request.getfixturevalue("redis").url + "?send_timeout=10"}
 
 
 @pytest.fixture

@@ -22,6 +22,10 @@ from gunicorn.config import make_settings
 from .client import DEADLINE, Reply, Wire, handshake, refuses_connections, request, websocket
 
 APPS = Path(__file__).parent
+
+#: Whether tests that can be of two sizes are as large as operators would try, and take minutes.
+FULL_SIZE = os.environ.get("FULL_SIZE") == "1"
+
 WORKER = "uvicorn_worker.UvicornWorker"
 GUNICORN = ("-m", "gunicorn", "-k")
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engines.redis_server import RedisServer
 
 from .client import request
-from .harness import Serve, eventually, run_to_its_end
+from .harness import FULL_SIZE, Serve, eventually, run_to_its_end
 from .test_groups import TROUBLE, Chatter, Clients, Heard, stats_of, wait_for_more
 
 STOP, CONT = signal.SIGSTOP, signal.SIGCONT
-
-
-@pytest.fixture
-def redis() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
-        yield server
 
 
 @pytest.fixture
@@ -69,13 +65,12 @@ def test_masters_that_share_a_redis_and_programs_that_publish_speak_to_the_same_
     one.log.wait_for("Groups: what has come for 'chat' is dropped")
 
 
-def test_clients_that_leave_are_no_subscriptions_a_moment_later(
-    serve: Serve, clients: Clients, redis: RedisServer
-) -> None:
+def test_clients_that_leave_are_no_subscriptions_a_moment_later(serve: Serve, redis: RedisServer) -> None:
     server = serve("groups_apps:app", workers=2, env=through(redis))
-    for _ in range(2):
-        wires = [server.raw_websocket(f"/group-{number % 20}") for number in range(100)]
-        wires += [server.connect(request(f"/poll/group-{number % 20}")) for number in range(20)]
+    clients, groups, rounds = (1000, 100, 60) if FULL_SIZE else (100, 20, 2)
+    for _ in range(rounds):
+        wires = [server.raw_websocket(f"/group-{number % groups}") for number in range(clients)]
+        wires += [server.connect(request(f"/poll/group-{number % groups}")) for number in range(20)]
         for number, wire in enumerate(wires):
             wire.reset() if number % 2 else wire.close()
     eventually(lambda: redis.channels() == [])
@@ -140,6 +135,43 @@ def test_the_middleware_has_its_worker_use_the_redis_that_it_names(
     members[0].send("hi")
     assert [member.recv() for member in members] == ["hi", "hi"]
     assert redis.subscribers("chat") == 2
+
+
+class Of2017:
+    """What a server of 2017 was to Redis: it publishes messages as JSON on the channel that is named as the group, and
+    reads those of others there."""
+
+    def __init__(self, redis: RedisServer, group: str) -> None:
+        self._redis, self._group = redis, group
+        self._listening = redis.admin.pubsub()
+        self._listening.subscribe(group)
+        self.heard()
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._redis.admin.publish(self._group, json.dumps(message))
+
+    def heard(self) -> Any:
+        """The message that comes next; first of all, the word that it listens."""
+        event = self._listening.get_message(timeout=5)
+        assert event is not None
+        return json.loads(event["data"]) if event["type"] == "message" else None
+
+
+def test_servers_of_2017_and_this_one_hear_each_other(serve: Serve, clients: Clients, redis: RedisServer) -> None:
+    server = serve("broadcast_apps:app", workers=2, env={"REDIS_PORT": str(redis.port)})
+    members = clients.spread(server, server.ready_workers(), "chat")
+    old = Of2017(redis, "chat")
+    for text in ("", "hi", 'ä \N{GRINNING FACE} "\\/\n\0', "x" * 100_000):
+        old.send({"text": text})
+        assert [member.recv() for member in members] == [text] * 2
+        assert old.heard() == {"text": text}
+        members[0].send(text)
+        assert [member.recv() for member in members] == [text] * 2
+        assert old.heard() == {"text": text}
+    old.send({"text": "last", "close": True})
+    assert [member.recv() for member in members] == ["last"] * 2
+    assert [member.closing() for member in members] == [(1000, "")] * 2
+    assert not server.log.lines(TROUBLE)
 
 
 def test_the_bare_middleware_leaves_groups_to_the_server(serve: Serve, clients: Clients) -> None:

@@ -3,7 +3,6 @@
 Small here; with FULL_SIZE=1 in the environment, reloads and recyclings are as many as an operator would try.
 """
 
-import os
 import signal
 import sys
 import threading
@@ -12,12 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from .crowd import Crowd
-from .harness import WORKER, Serve, Server, eventually
+from .harness import FULL_SIZE, WORKER, Serve, Server, eventually
 
 TERM, HUP, TTIN, TTOU, USR2 = signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2
 
 APP = "apps:soon"
-FULL_SIZE = os.environ.get("FULL_SIZE") == "1"
 CLIENTS = 64 if FULL_SIZE else 16
 
 

@@ -331,8 +331,15 @@ class Worker:
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.unexpected.append(context)
 
+    def accept(self, client: Any = ("192.0.2.7", 50007), server: Any = ("192.0.2.1", 80)) -> HTTP11Protocol:
+        """A connection that has no transport yet."""
+        return self.protocol_class(self.service, self.exchange_class, client, server)
+
     def connect(self, client: Any = ("192.0.2.7", 50007), server: Any = ("192.0.2.1", 80)) -> Client:
-        protocol = self.protocol_class(self.service, self.exchange_class, client, server)
+        return self.make(self.accept(client, server))
+
+    def make(self, protocol: HTTP11Protocol) -> Client:
+        """Give an accepted connection its transport."""
         connection = Client(Transport(self.loop, protocol, self.service.context.copy()))
         self.clients.append(connection)
         return connection

@@ -31,6 +31,28 @@ async def test_a_request_that_was_on_its_way_is_answered(serve: Serve) -> None:
     await worker.end_grace()
 
 
+async def test_a_connection_that_is_made_late_has_its_request_answered(serve: Serve) -> None:
+    worker = serve()
+    accepted = worker.accept()
+    worker.drain()
+    await worker.end_grace()
+    client = worker.make(accepted)
+    assert await client.ask(get()) == CLOSE
+    assert client.has_ended
+
+
+async def test_a_connection_that_is_made_late_and_is_idle_has_a_grace_of_its_own(serve: Serve) -> None:
+    worker = serve()
+    accepted = worker.accept()
+    worker.drain()
+    client = worker.make(accepted)
+    await worker.end_grace()
+    assert client.state == "open"
+    worker.drain()
+    await worker.end_grace()
+    assert client.state == "closed"
+
+
 async def test_a_head_that_has_begun_is_waited_for(serve: Serve) -> None:
     worker = serve()
     client = worker.connect()

@@ -405,6 +405,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
             self._close()
 
     def _is_idle(self) -> bool:
+        if self._transport is None:
+            return False  # It was accepted just now, and what it asks for was not read yet.
         return self._exchange is None and not self._queue and self._phase is HEAD and not self._unfinished
 
     def connection_lost(self, exc: Exception | None) -> None:
