@@ -31,7 +31,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and (not isinstance(one, float) or math.copysign(1, one) == math.copysign(1, other))
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 @given(MESSAGES)
 @example({})
 @example({"text": "", "bytes": b"", "close": 4000, "headers": [[b"a", b"b"]]})
@@ -46,7 +46,7 @@ def has_bytes(value: Any) -> bool:
     return any(map(has_bytes, value)) if isinstance(value, list) else isinstance(value, bytes)
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 @given(MESSAGES)
 def test_a_message_travels_as_json_wherever_json_can_carry_it(message: dict[str, Any]) -> None:
     body = encode(message)
@@ -161,7 +161,7 @@ def test_hostile_bytes_are_a_message_or_an_error(body: bytes) -> None:
     assert all(isinstance(key, str) for key in message)
 
 
-@pytest.mark.no_cover
+@pytest.mark.unmeasured
 @given(MESSAGES, st.data())
 def test_a_part_of_an_envelope_is_none(message: dict[str, Any], data: st.DataObject) -> None:
     body = encode({**message, "more": b"x"})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from .harness import Echo, Worker, chunked, get, post, run, turn
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.unmeasured
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

@@ -29,7 +29,7 @@ from .websocket_client import (
     head,
 )
 
-pytestmark = pytest.mark.no_cover
+pytestmark = pytest.mark.unmeasured
 
 quick = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
