@@ -10,19 +10,21 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "live: starts real Gunicorn masters (leave out with -m 'not live')")
-    config.addinivalue_line("markers", "unmeasured: repeats what other tests do, often; coverage leaves it out")
+    config.addinivalue_line("markers", "unmeasured: runs what others run, too; coverage leaves it out")
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
-    """Trace no test that is unmeasured: it would take three times as long.
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Trace no test that is unmeasured, and no process that it starts: it would take twice or three times as long.
 
     pytest-cov's mark for that does nothing in a process of xdist, where coverage was started twice.
     """
-    if pyfuncitem.get_closest_marker("unmeasured") is None:
+    if item.get_closest_marker("unmeasured") is None:
         yield
     else:
         tracer = sys.gettrace()
         sys.settrace(None)
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+            yield
         sys.settrace(tracer)
