@@ -161,7 +161,6 @@ def test_hostile_bytes_are_a_message_or_an_error(body: bytes) -> None:
     assert all(isinstance(key, str) for key in message)
 
 
-@pytest.mark.unmeasured
 @given(MESSAGES, st.data())
 def test_a_part_of_an_envelope_is_none(message: dict[str, Any], data: st.DataObject) -> None:
     body = encode({**message, "more": b"x"})
