@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -207,7 +206,7 @@ async def test_a_worker_that_hangs_does_not_take_the_server_for_dead(redis_serve
         for number in range(2):
             sending = asyncio.create_task(one.send("chat", text=str(number)))
             await asyncio.sleep(0)
-            time.sleep(1.5)  # the application's fault
+            redis_server.admin.blpop("nothing", timeout=1.5)  # The application's fault: it blocks the loop.
             await sending
         await one.hears("chat", "0", "1")
         assert one.engine.stats()["reconnects"] == 0

@@ -15,6 +15,8 @@ from uvicorn_worker.access_log import AccessLine
 from .client import Reply, Wire, chunked, request
 from .harness import SERVED, Serve, Server, eventually
 
+pytestmark = pytest.mark.unmeasured
+
 
 def basic(credentials: bytes) -> str:
     return f"Authorization: Basic {b64encode(credentials).decode()}"

@@ -9,6 +9,8 @@ import pytest
 from .client import request
 from .harness import SERVED, Serve, Server, eventually
 
+pytestmark = pytest.mark.unmeasured
+
 ACCESS = ("--access-logfile", "-", "--access-logformat", "access %(U)s %(s)s %(B)s")
 
 

@@ -19,7 +19,10 @@ from .harness import eventually
 
 TREE = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(shutil.which("taskset") is None, reason="needs taskset")
+pytestmark = [
+    pytest.mark.unmeasured,
+    pytest.mark.skipif(shutil.which("taskset") is None, reason="needs taskset"),
+]
 
 
 class Tool:

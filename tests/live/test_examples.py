@@ -10,6 +10,8 @@ import pytest
 from .client import chunked, handshake, request
 from .harness import Serve, Server
 
+pytestmark = pytest.mark.unmeasured
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 

@@ -20,6 +20,8 @@ from websockets.exceptions import ConnectionClosed
 from .client import DEADLINE, Wire, frame, request
 from .harness import FULL_SIZE, WORKER, Serve, Server, eventually, memory, run_to_its_end
 
+pytestmark = pytest.mark.unmeasured
+
 HUP, USR2, TERM, KILL = signal.SIGHUP, signal.SIGUSR2, signal.SIGTERM, signal.SIGKILL
 TTIN, TTOU, STOP, CONT = signal.SIGTTIN, signal.SIGTTOU, signal.SIGSTOP, signal.SIGCONT
 

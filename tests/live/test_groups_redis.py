@@ -18,6 +18,8 @@ from .client import request
 from .harness import FULL_SIZE, Serve, eventually, run_to_its_end
 from .test_groups import TROUBLE, Chatter, Clients, Heard, stats_of, wait_for_more
 
+pytestmark = pytest.mark.unmeasured
+
 STOP, CONT = signal.SIGSTOP, signal.SIGCONT
 
 

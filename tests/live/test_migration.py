@@ -8,6 +8,8 @@ import pytest
 from .harness import Serve, run_to_its_end
 from .test_boot import subclass
 
+pytestmark = pytest.mark.unmeasured
+
 COMMAND = ("-m", "gunicorn")
 APP = "asgi_apps:app"
 

@@ -14,6 +14,8 @@ from .client import DEADLINE, Wire, handshake, request
 from .harness import Serve, Server, eventually, run_to_its_end, sockets
 from .test_boot import subclass
 
+pytestmark = pytest.mark.unmeasured
+
 V1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\n"
 V2 = (
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11"

@@ -10,8 +10,12 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from .crowd import Crowd
 from .harness import FULL_SIZE, WORKER, Serve, Server, eventually
+
+pytestmark = pytest.mark.unmeasured
 
 TERM, HUP, TTIN, TTOU, USR2 = signal.SIGTERM, signal.SIGHUP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR2
 

@@ -9,6 +9,8 @@ import pytest
 from .client import TEXT, Wire, frame, handshake, request
 from .harness import Serve, Server, run_to_its_end
 
+pytestmark = pytest.mark.unmeasured
+
 APP = "upgrade_apps:app"
 COMMAND = ("-m", "gunicorn", "-k", "upgrade_apps.Worker")
 

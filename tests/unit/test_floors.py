@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ ONLY_IN = {
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 
 
+@cache
 def modules() -> list[str]:
     return sorted(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -72,9 +74,14 @@ def modules() -> list[str]:
     )
 
 
-def imported_names(module: str) -> Iterator[str]:
+@cache
+def imported_names(module: str) -> list[str]:
     """The full name of everything that a module imports, wherever in it, for type checking included."""
-    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    return list(names_in((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"), module))
+
+
+def names_in(source: str, module: str) -> Iterator[str]:
+    tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -146,10 +153,10 @@ def test_a_foreign_package_is_imported_in_its_room_only(package: str) -> None:
 
 def test_packages_within_are_empty() -> None:
     for module in EMPTY:
-        assert not list(imported_names(module))
+        assert not imported_names(module)
 
 
-def test_the_checks_see_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checks_see_every_kind_of_import() -> None:
     source = """
 import asyncio, uvicorn_worker.server
 from uvicorn_worker import errors, UvicornWorker
@@ -160,11 +167,8 @@ if TYPE_CHECKING:
 def later():
     from uvicorn_worker.worker import UvicornWorker
 """
-    (tmp_path / "sample.py").write_text(source)
     known = set(modules())
-    monkeypatch.setattr("unit.test_floors.ROOT", tmp_path)
-    names = list(imported_names("sample"))
-    assert {own_module(name, known) for name in names} == {
+    assert {own_module(name, known) for name in names_in(source, "sample")} == {
         None,
         "server",
         "errors",

@@ -31,6 +31,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) and (not isinstance(one, float) or math.copysign(1, one) == math.copysign(1, other))
 
 
+@pytest.mark.unmeasured
 @given(MESSAGES)
 @example({})
 @example({"text": "", "bytes": b"", "close": 4000, "headers": [[b"a", b"b"]]})
@@ -45,6 +46,7 @@ def has_bytes(value: Any) -> bool:
     return any(map(has_bytes, value)) if isinstance(value, list) else isinstance(value, bytes)
 
 
+@pytest.mark.unmeasured
 @given(MESSAGES)
 def test_a_message_travels_as_json_wherever_json_can_carry_it(message: dict[str, Any]) -> None:
     body = encode(message)

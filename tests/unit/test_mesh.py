@@ -21,6 +21,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 FRAMES = st.lists(st.tuples(st.sampled_from((HELLO, MESSAGE, MISSED)), NAMES, st.binary(max_size=50)))
 
 
+@pytest.mark.unmeasured
 @given(FRAMES, st.data())
 def test_frames_are_the_same_however_they_are_cut(frames: list[tuple[int, str, bytes]], data: st.DataObject) -> None:
     stream = b"".join(frame(*each) for each in frames)

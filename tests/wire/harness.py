@@ -405,12 +405,14 @@ def assert_unfinished(worker: Worker, call: str) -> None:
 
 
 class CollectorOff:
-    """Only reference counts free memory within it."""
+    """Only reference counts free memory within it, and ``gc.get_objects`` tells only of what was made within it."""
 
     def __enter__(self) -> None:
         gc.disable()
+        gc.freeze()
 
     def __exit__(self, *args: object) -> None:
+        gc.unfreeze()
         gc.enable()
 
 

@@ -200,6 +200,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.unmeasured
 @asyncio_only
 @pytest.mark.parametrize("size", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("before", [b"", get("/")], ids=["first", "behind a request"])

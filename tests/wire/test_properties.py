@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from .harness import Echo, Worker, chunked, get, post, run, turn
+
+pytestmark = pytest.mark.unmeasured
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

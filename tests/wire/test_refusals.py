@@ -193,6 +193,7 @@ async def test_a_bad_head_is_refused(serve: Serve, sent: str, status: int | None
     assert all(client.state == "aborted" for client in worker.clients)
 
 
+@pytest.mark.unmeasured
 @asyncio_only
 @pytest.mark.parametrize(("sent", "status"), HEADS.values(), ids=HEADS)
 async def test_a_bad_head_behind_a_good_one_is_refused(serve: Serve, sent: str, status: int | None) -> None:
@@ -333,6 +334,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.unmeasured
 @asyncio_only
 @pytest.mark.parametrize(("sent", "answer"), ACCEPTED.values(), ids=ACCEPTED)
 async def test_an_unusual_request_is_served_however_it_is_cut(serve: Serve, sent: str, answer: str) -> None:

@@ -57,6 +57,7 @@ PIPELINES = {
 }
 
 
+@pytest.mark.unmeasured
 @asyncio_only
 @pytest.mark.parametrize(("sent", "answers"), PIPELINES.values(), ids=PIPELINES)
 async def test_an_upgrade_is_ignored_however_it_is_cut(serve: Serve, sent: bytes, answers: list[str]) -> None:
@@ -154,6 +155,7 @@ BEHIND = {
 }
 
 
+@pytest.mark.unmeasured
 @asyncio_only
 @pytest.mark.parametrize("bad", BEHIND.values(), ids=BEHIND)
 @pytest.mark.parametrize(

@@ -82,6 +82,7 @@ async def test_what_one_read_brought_beyond_the_bound_is_kept(serve: Serve, boun
     assert socket.state == "open"
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("small", [frame(PONG), frame(0x00)])
 async def test_frames_that_make_no_calls_do_not_keep_other_clients_waiting(serve: Serve, small: bytes) -> None:
     app = TalkBack()
@@ -224,6 +225,7 @@ async def test_messages_are_still_read_from_a_client_that_does_not_read(serve: S
     assert len(socket.take()) == 20
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("size", [10, 125])
 async def test_pings_of_a_client_that_does_not_read_are_not_answered_without_bound(serve: Serve, size: int) -> None:
     app = Talk()

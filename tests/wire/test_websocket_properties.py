@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +28,8 @@ from .websocket_client import (
     frame,
     head,
 )
+
+pytestmark = pytest.mark.unmeasured
 
 quick = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 

@@ -144,6 +144,7 @@ BAD = {
 }
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("sent", BAD.values(), ids=BAD)
 def test_a_frame_that_breaks_a_rule_ends_it_with_1002(sent: bytes) -> None:
     calls = Recorder(largest=LARGEST).read([sent])
@@ -158,6 +159,7 @@ def test_a_reserved_bit_between_fragments_ends_it_with_1002(bits: int) -> None:
     check(frame(TEXT & ~FIN, b"a") + frame(CLOSE | bits, close_payload(1000)), closed(1002))
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("opcode", [3, 4, 5, 6, 7, 11, 12, 13, 14, 15])
 @pytest.mark.parametrize("length", [0, 5, 126, 127])
 def test_an_unknown_opcode_ends_it_with_its_second_byte(opcode: int, length: int) -> None:
@@ -192,6 +194,7 @@ NO_UTF_8 = [
 ]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("bad", NO_UTF_8)
 def test_text_that_is_not_utf_8_ends_it_with_1007(bad: bytes) -> None:
     check(frame(TEXT, bad), closed(1007))
@@ -200,6 +203,7 @@ def test_text_that_is_not_utf_8_ends_it_with_1007(bad: bytes) -> None:
     check(fragments(TEXT, b"good", bad), closed(1007))
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("bad", NO_UTF_8)
 def test_text_that_is_not_utf_8_may_be_split_anywhere(bad: bytes) -> None:
     for split in range(len(bad) + 1):

@@ -10,6 +10,8 @@ from ..client import request
 from ..harness import Serve, memory
 from .conftest import SIZE_OF_BIG_FILE, Site, client_of
 
+pytestmark = pytest.mark.unmeasured
+
 starlette = pytest.mark.parametrize("site", ["starlette"], indirect=True)
 fastapi = pytest.mark.parametrize("site", ["fastapi"], indirect=True)
 both = pytest.mark.parametrize("site", ["fastapi", "starlette"], indirect=True)

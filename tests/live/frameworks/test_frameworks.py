@@ -13,6 +13,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from ..harness import memory
 from .conftest import FRAMEWORKS, SIZE_OF_BIG_FILE, Site, client_of
 
+pytestmark = pytest.mark.unmeasured
+
 #: Django has neither WebSockets nor a lifespan.
 without_django = pytest.mark.parametrize("site", FRAMEWORKS[:-1], indirect=True)
 
