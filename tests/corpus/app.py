@@ -30,7 +30,11 @@ class Witness:
             }
             self.calls.append(answer)
             answer["body"] = (await self.read_body(channels)).decode("latin-1")
-        await channels["reply"].send({"status": 200, "content": json.dumps(answer).encode()})
+        await channels["reply"].send({"status": 200, "content": self.describe(answer)})
+
+    @staticmethod
+    def describe(answer: Any) -> bytes:
+        return json.dumps(answer).encode()
 
     async def read_body(self, channels: dict[str, Any]) -> bytes:
         parts = []

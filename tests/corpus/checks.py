@@ -24,25 +24,28 @@ class Reply(NamedTuple):
 
 
 @lru_cache
-def read_replies(received: bytes, methods: tuple[str, ...]) -> tuple[Reply, ...]:
+def read_replies(received: bytes, methods: tuple[str, ...], *, ends: bool = False) -> tuple[Reply, ...]:
     """The final responses to requests with these methods, of which the last may be missing.
 
-    Raises ``h11.RemoteProtocolError`` for what is no response, and ``AssertionError`` for what is beside them.
+    ``ends`` says that the connection has ended, by which the last may be delimited. Raises ``h11.RemoteProtocolError``
+    for what is no response, and ``AssertionError`` for what is beside them.
     """
     replies = []
     for method in methods:
         if received:
-            reply, received = _read_reply(received, method)
+            reply, received = _read_reply(received, method, ends)
             replies.append(reply)
     assert not received, f"more than there were requests: {received!r:.300}"
     return tuple(replies)
 
 
-def _read_reply(received: bytes, method: str) -> tuple[Reply, bytes]:
+def _read_reply(received: bytes, method: str, ends: bool) -> tuple[Reply, bytes]:
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
     connection.send(h11.Request(method=method, target="/", headers=[("host", "a")]))
     connection.send(h11.EndOfMessage())
     connection.receive_data(received)
+    if ends:
+        connection.receive_data(b"")
     head: Any = None
     body = b""
     while not isinstance(event := connection.next_event(), h11.EndOfMessage):
