@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from corpus import INVALID, VALID, Case, parse, unescape
 from corpus.app import Witness
-from corpus.checks import AFTER, SMUGGLED, assert_refused, assert_served
+from corpus.checks import AFTER, SMUGGLED, assert_refused, assert_served, read_replies
 
 from .conftest import Serve
 from .harness import Client, Worker, asyncio_only, turn
@@ -75,6 +75,43 @@ async def test_an_invalid_request_behind_a_good_one_is_refused(serve: Serve, nam
     assert [call["path"] for call in app.calls] in (["/after"], ["/after", "/"])
     behind = client.received.partition(b"HTTP/1.1 200 OK\r\n")[2].partition(b'""}')[2]
     assert_refused(case, behind, [])
+
+
+# What docs/deviations.rst tells: it is known, and harmless.
+
+CHUNKED = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+DEVIATIONS = {
+    "more spaces": ("GET  /   HTTP/1.1\r\nHost: a\r\n\r\n", [200, 200]),
+    "CR alone before a request": ("\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", [200, 200]),
+    "LF alone before a request": ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", [200, 200]),
+    "RTSP": ("GET / RTSP/1.0\r\nConnection: keep-alive\r\n\r\n", [200, 200]),
+    "ICE": ("SOURCE / ICE/1.1\r\nHost: a\r\n\r\n", [200, 200]),
+    "characters of no URI": ('GET /"<>\\^`{|}%zz HTTP/1.1\r\nHost: a\r\n\r\n', [200, 200]),
+    "empty extensions": (CHUNKED + "1;;a=;=b\r\na\r\n0\r\n\r\n", [200, 200]),
+    "an empty element before chunked": (CHUNKED.replace("chunked", ",chunked") + "0\r\n\r\n", [400]),
+    "a tab behind chunked": (CHUNKED.replace("chunked", "chunked\t") + "0\r\n\r\n", [400]),
+    "white space before an extension": (CHUNKED + "1 ;a\r\na\r\n0\r\n\r\n", [400]),
+    "white space within an extension": (CHUNKED + "1;a= b\r\na\r\n0\r\n\r\n", [400]),
+    "close among trailers": (CHUNKED + "1\r\na\r\n0\r\nConnection: close\r\n\r\n", [200, 400]),
+    "an address of the future": ("GET / HTTP/1.1\r\nHost: [v7.1]\r\n\r\n", [400]),
+}
+
+
+@asyncio_only
+@pytest.mark.parametrize(("sent", "statuses"), DEVIATIONS.values(), ids=DEVIATIONS)
+async def test_what_deviates_from_the_rules_does_so_as_the_documents_say(
+    serve: Serve, sent: str, statuses: list[int]
+) -> None:
+    case = Case("a deviation", sent.encode())
+    app = Witness()
+    worker = serve(app)
+    for parts in pieces(case, AFTER):
+        app.calls.clear()
+        client = await feed(worker, parts)
+        await turn(8)
+        assert [reply.status for reply in read_replies(client.received, ("GET", "GET"))] == statuses
+        assert sum(call["body"] is not None for call in app.calls) == statuses.count(200)
 
 
 # The format.
