@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+# Last: where the package is installed, that is what is tried.
+sys.path.append(str(Path(__file__).parents[2]))
 
 Choose = Callable[[int], int]
 

@@ -140,7 +140,7 @@ def test_any_bytes_are_survived(sent: bytes, cuts: list[float], end: str) -> Non
     run(survive(split(sent, cuts), end))
 
 
-@quick
+@settings(quick, max_examples=300)
 @given(st.data())
 def test_changed_requests_of_the_corpus_are_survived_and_come_to_the_same_however_they_are_cut(data: Any) -> None:
     try_requests(lambda number: data.draw(st.integers(0, number - 1)))
