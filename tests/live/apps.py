@@ -70,6 +70,11 @@ async def status(message: dict[str, Any], channels: dict[str, Any]) -> None:
     await answer(channels, b"" if code in (204, 304) else b"content", code)
 
 
+async def redirect(message: dict[str, Any], channels: dict[str, Any]) -> None:
+    """Sends clients where they say, unescaped, as careless applications do."""
+    await answer(channels, b"", 303, location=last_part(message))
+
+
 async def path(message: dict[str, Any], channels: dict[str, Any]) -> None:
     await answer(channels, message["path"].encode())
 

@@ -1,4 +1,5 @@
 import tempfile
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,9 @@ from .certificates import self_signed
 from .harness import Serve, Server
 
 HERE = Path(__file__).parent
+
+#: What has a server measured. One that many tests share is, whichever of them starts it.
+MEASURED = {name: value for name, value in os.environ.items() if name == "COVERAGE_PROCESS_CONFIG"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,7 +48,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("shared")
-    with Server("apps:app", "--keep-alive", "30", folder=folder) as server:
+    with Server("apps:app", "--keep-alive", "30", folder=folder, env=MEASURED) as server:
         yield server
 
 
@@ -58,7 +62,7 @@ def server(shared_server: Server) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def shared_websocket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("websockets")
-    with Server("websocket_apps:app", "--keep-alive", "30", folder=folder) as server:
+    with Server("websocket_apps:app", "--keep-alive", "30", folder=folder, env=MEASURED) as server:
         yield server
 
 

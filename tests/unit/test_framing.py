@@ -35,6 +35,7 @@ HOSTS = [
     b"[::1]",
     b"[::1]:80",
     b"[::ffff:127.0.0.1]",
+    b"[2001:DB8::1]:443",
     b"a_b-c~d",
     b"%41.example",
     b"!$&'()*+,;=",
@@ -56,6 +57,9 @@ NO_HOSTS = [
     b"[::1",
     b"::1",
     b"[a]b",
+    b"[:]",
+    b"[1:2:3:4:5:6:7:8:9]",
+    b"[127.0.0.1]",
     b"[v1.a]",
     b"%4",
     b"%zz",
@@ -196,7 +200,8 @@ def test_options_may_ask_about_the_whole_server() -> None:
 @pytest.mark.parametrize(
     "target",
     [b"*", b"**", b"a", b"a:80", b"?a", b"http:/a", b"http://", b"http:///a", b"http://u@a/", b"http://a b/"]
-    + [b"http://a:b/", b"http://a/b#c", b"http://a#b", b"http://?a", b"http://[::1/", b"httpx://a/", b"ftp://a/"],
+    + [b"http://a:b/", b"http://a/b#c", b"http://a#b", b"http://?a", b"http://[::1/", b"httpx://a/", b"ftp://a/"]
+    + [b"http://:80/"],
 )
 def test_any_other_target_is_bad(target: bytes) -> None:
     fields = [[b"host", b"a"]]
@@ -260,10 +265,12 @@ def test_http_1_0_has_no_transfer_encoding() -> None:
 def test_one_expectation_is_known() -> None:
     assert framing.expects_continue([b"100-continue"], "1.1")
     assert framing.expects_continue([b"100-Continue"], "1.1")
+    assert framing.expects_continue([b"100-continue,, 100-continue", b""], "1.1")
     assert not framing.expects_continue([], "1.1")
+    assert not framing.expects_continue([b"", b","], "1.1")
 
 
-@pytest.mark.parametrize("values", [[b"tea"], [b""], [b"100-continue, tea"], [b"100-continue", b"tea"], [b"100"]])
+@pytest.mark.parametrize("values", [[b"tea"], [b"100-continue, tea"], [b"100-continue", b"tea"], [b"100"]])
 def test_any_other_expectation_fails(values: list[bytes]) -> None:
     with refused(417):
         framing.expects_continue(values, "1.1")

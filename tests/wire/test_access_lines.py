@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from corpus import INVALID
 from gunicorn.glogging import Logger, SafeAtoms
 
 from uvicorn_worker.access_log import COMBINED, AccessLine, combined_line
@@ -21,7 +22,6 @@ from .asgi_apps import asgi_hello
 from .conftest import Serve
 from .harness import HELLO, CollectorOff, Echo, Gate, Script, asyncio_only, chunked, get, hello, post, turn
 from .test_budget import calls_of
-from .test_refusals import HEADS
 from .test_replies import STREAMED, WHOLE
 from .websocket_client import Talk, handshake
 
@@ -70,7 +70,7 @@ ENTRIES = {
     "HTTP/1.0": b"GET / HTTP/1.0\r\n\r\n",
     "a body that is refused": chunked("/a", b"b", b"c").replace(b"0\r\n", b"x\r\n"),
     "nothing but garbage": b"garbage\r\n\r\n",
-    **{name: head.encode("latin-1") for name, (head, _) in HEADS.items()},
+    **{name: case.sent for name, case in INVALID.items() if not case.calls and not case.begun},
 }
 
 

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from .harness import Echo, Worker, chunked, get, post, run, turn
+from .survival import try_requests
 
 pytestmark = pytest.mark.unmeasured
 
@@ -140,3 +141,9 @@ async def survive(pieces: list[bytes], end: str) -> None:
 @example(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n\r\n", [0.5], "end")
 def test_any_bytes_are_survived(sent: bytes, cuts: list[float], end: str) -> None:
     run(survive(split(sent, cuts), end))
+
+
+@settings(quick, max_examples=300)
+@given(st.data())
+def test_changed_requests_of_the_corpus_are_survived_and_come_to_the_same_however_they_are_cut(data: Any) -> None:
+    try_requests(lambda number: data.draw(st.integers(0, number - 1)))

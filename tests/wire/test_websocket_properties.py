@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from .harness import Worker, run, turn
 from .reader_recorder import Recorder, Slow
+from .survival import try_frames
 from .test_properties import cut_places, split
 from .websocket_client import (
     BINARY,
@@ -195,3 +196,9 @@ def test_any_frames_are_survived(
     sent = b"".join(frames)
     whole = run(talk([sent], False, "reset", ws_max_size=LARGEST))
     assert run(talk(split(sent, cuts), slowly, end, ws_max_size=LARGEST, ws_max_queue=calls)) == whole
+
+
+@settings(quick, max_examples=100)
+@given(st.data())
+def test_changed_frames_are_survived_and_what_is_answered_is_well_formed(data: Any) -> None:
+    try_frames(lambda number: data.draw(st.integers(0, number - 1)))

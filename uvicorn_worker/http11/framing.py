@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterable
 from http import HTTPStatus
+from ipaddress import IPv6Address
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -25,7 +26,7 @@ DECISIVE_FIELDS = frozenset(
 
 # RFC 3986 section 3.2.2: a registered name or IPv4 address, or an IP literal in brackets, and a port. Empty is
 # allowed: RFC 9112 section 3.2 has it sent where the target has no authority.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
+_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?")
 
 _ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?]*)(.*)")
 
@@ -77,7 +78,14 @@ def check_host(hosts: list[bytes], version: str) -> None:
 
 def is_host(value: bytes) -> bool:
     """Whether ``value`` can be the value of a ``Host`` field."""
-    return _HOST.fullmatch(value) is not None
+    match = _HOST.fullmatch(value)
+    if match is None or match[1] is None:
+        return match is not None
+    try:
+        IPv6Address(match[1].decode("ascii"))
+    except ValueError:
+        return False
+    return True
 
 
 def split_target(target: bytes) -> Target:
@@ -108,7 +116,8 @@ def split_other_target(
     if match is None:
         raise refuse("Invalid request target")
     authority, rest = match.groups()
-    if not authority or not is_host(authority):
+    # RFC 9110 section 4.2.1 has a URI with an empty host rejected, where a Host field may be without one.
+    if authority[:1] in (b"", b":") or not is_host(authority):
         raise refuse("Invalid authority in the request target")
     host: Any = pair((b"host", authority))
     for position, (name, _) in enumerate(fields):
@@ -169,9 +178,10 @@ def expects_continue(expectations: list[bytes], version: str) -> bool:
     """
     if version == "1.0" or not expectations:
         return False
-    if any(value.lower() != b"100-continue" for value in expectations):
+    members = {part.strip(b" \t").lower() for value in expectations for part in value.split(b",")} - {b""}
+    if members - {b"100-continue"}:
         raise refuse("Unsupported expectation", HTTPStatus.EXPECTATION_FAILED)
-    return True
+    return bool(members)
 
 
 def find_upgrade(values: list[bytes], known: Container[bytes]) -> bytes | None:

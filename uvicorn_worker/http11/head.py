@@ -115,6 +115,9 @@ class HeadReader(Wire):
             exchange.expect_body(int(lengths[0]), when_asked=expected)
         if version != "1.1":
             exchange.template = exchange.template | {"http_version": version}
+            # RFC 9112 section 9.3: close counts before keep-alive, which is all that the parser looks for here.
+            if framing.has_token(values[b"connection"], b"close"):
+                exchange.end_connection()
         if version != "1.1" or exchange.body is not ABSENT:
             exchange.is_usual = False
         return values[b"upgrade"]
