@@ -1,5 +1,5 @@
-import tempfile
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
