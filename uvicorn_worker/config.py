@@ -94,7 +94,11 @@ PEER_FLUSH_TIME = 0.25
 #: Bytes of messages to groups, sent or received, after which the loop is let turn, each write to a member counting for
 #: some.
 TURN_BYTES = 64 * 1024
-DELIVERY_BYTES = 4
+DELIVERY_BYTES = 1
+
+#: Bytes of messages to groups that are gathered until they are written to members without waiting for the end of the
+#: loop's turn.
+GATHERED_BYTES = 64 * 1024
 
 #: Seconds for which a subscription is kept that no group needs any more: others may.
 GROUP_LINGER = 1.0

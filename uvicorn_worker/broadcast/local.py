@@ -18,7 +18,8 @@ from typing import Any
 
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import mesh
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap, Sink
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Engine, Gap, Sink
 from uvicorn_worker.broadcast.peers import Inbound, Peer
 from uvicorn_worker.config import (
     DELIVERY_BYTES,
