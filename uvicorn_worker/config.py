@@ -91,8 +91,8 @@ PEER_RETRY = 0.1
 #: Seconds that what was sent may take to leave when the worker stops.
 PEER_FLUSH_TIME = 0.25
 
-#: Bytes of messages to groups, sent or received, after which the loop is let turn, each write to a member counting for
-#: some.
+#: Bytes of messages to groups, sent or received, after which the loop is let turn, each delivery to a member counting
+#: for some.
 TURN_BYTES = 64 * 1024
 DELIVERY_BYTES = 1
 

@@ -88,7 +88,7 @@ class Turn:
     """One turn of the loop, in which frames are gathered: writing costs more than everything else, so each member is
     written to once."""
 
-    __slots__ = ("_counts", "_latest", "_log", "_most", "_size", "gatherers")
+    __slots__ = ("_counts", "_frame", "_log", "_most", "_size", "_with_frame", "gatherers")
 
     def __init__(self, most: int, counts: dict[str, int], log: Log) -> None:
         """Past ``most`` bytes of messages nothing more is gathered, so that large ones are not copied; ``counts`` has
@@ -99,7 +99,9 @@ class Turn:
         #: Members that have gathered something; who is the first has :meth:`end` called when the turn ends.
         self.gatherers: list[Any] = []
         self._size = 0
-        self._latest = NOTHING
+        #: The latest frame, and what has become with it of what was gathered before.
+        self._frame = b""
+        self._with_frame: dict[Gathered, Gathered] = {}
 
     def make_room(self, size: int) -> None:
         """A message of so many bytes is to be delivered."""
@@ -110,17 +112,19 @@ class Turn:
 
     def gather(self, before: Gathered, frame: bytes) -> Gathered:
         """What was gathered ``before``, and the frame."""
-        latest = self._latest
-        if latest.before is not before or latest.frame is not frame:
-            latest = self._latest = Gathered(before, frame)
-        return latest
+        if frame is not self._frame:
+            self._frame, self._with_frame = frame, {}
+        gathered = self._with_frame.get(before)
+        if gathered is None:
+            gathered = self._with_frame[before] = Gathered(before, frame)
+        return gathered
 
     def end(self) -> None:
         """Write what was gathered."""
         gatherers, self.gatherers = self.gatherers, []
         self._size = 0
+        self._frame, self._with_frame = b"", {}
         self.write(gatherers, True)
-        self._latest = NOTHING
 
     def write(self, gatherers: Iterable[Any], is_due: bool) -> None:
         """Write what these have gathered; as :meth:`Gatherer.write_gathered`, but it raises nothing."""
