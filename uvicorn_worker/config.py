@@ -91,10 +91,14 @@ PEER_RETRY = 0.1
 #: Seconds that what was sent may take to leave when the worker stops.
 PEER_FLUSH_TIME = 0.25
 
-#: Bytes of messages to groups, sent or received, after which the loop is let turn, each write to a member counting for
-#: some.
+#: Bytes of messages to groups, sent or received, after which the loop is let turn, each delivery to a member counting
+#: for some.
 TURN_BYTES = 64 * 1024
-DELIVERY_BYTES = 4
+DELIVERY_BYTES = 1
+
+#: Bytes of messages to groups that are gathered until they are written to members without waiting for the end of the
+#: loop's turn.
+GATHERED_BYTES = 64 * 1024
 
 #: Seconds for which a subscription is kept that no group needs any more: others may.
 GROUP_LINGER = 1.0

@@ -6,9 +6,6 @@ from typing import Any
 
 from .payloads import CHUNK, CHUNKS, DOCUMENT, DOWNLOAD, HELLO
 
-#: The reply channels of those who get a broadcast.
-members: set[Any] = set()
-
 
 async def hello(message: dict[str, Any], channels: dict[str, Any]) -> None:
     await channels["reply"].send({"status": 200, "headers": [[b"content-type", b"text/plain"]], "content": HELLO})
@@ -49,12 +46,8 @@ async def echo(message: dict[str, Any], channels: dict[str, Any]) -> None:
 
 
 async def broadcast(message: dict[str, Any], channels: dict[str, Any]) -> None:
-    reply = channels["reply"]
     if message["channel"] == "websocket.receive":
-        for member in tuple(members):
-            await member.send({"text": message["text"]})
+        await channels["groups"].send({"group": "members", "send": {"text": message["text"]}})
     elif message["channel"] == "websocket.connect":
-        members.add(reply)
-        await reply.send({"accept": True})
-    elif message["channel"] == "websocket.disconnect":
-        members.discard(reply)
+        await channels["groups"].send({"group": "members", "add": channels["reply"].name})
+        await channels["reply"].send({"accept": True})

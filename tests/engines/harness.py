@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from uvicorn_worker.broadcast.codec import decode, encode
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Engine, Gap
 from uvicorn_worker.broadcast.redis import engine_of_redis
 
 DEADLINE = 10.0  # seconds; only a failing test waits so long

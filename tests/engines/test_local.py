@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from uvicorn_worker.broadcast import mesh
+from uvicorn_worker.broadcast.delivery import Delivery
 from uvicorn_worker.broadcast.local import LocalEngine
 from uvicorn_worker.config import PEER_BACKLOG, PEER_BOUND
 
-from .harness import Log, Worker, eventually
+from .harness import Log, Sink, Worker, eventually
 
 pytestmark = pytest.mark.usefixtures("loop_factory")
 
@@ -345,6 +346,34 @@ async def test_half_a_message_of_a_worker_that_died_is_dropped(directory: str) -
         await wait_for_numbers(one, 1)
         await eventually(lambda: not engine._inbound)
         assert one.sink.received == [("chat", {"text": "whole"})]
+
+
+@pytest.mark.usefixtures("no_patience")
+async def test_other_workers_are_written_to_before_the_members_of_this_one(
+    directory: str, silent: socket.socket
+) -> None:
+    class Members(Sink):
+        """Are written to at the end of the turn."""
+
+        def deliver(self, group: str, delivery: Delivery) -> int:
+            asyncio.get_running_loop().call_soon(self._write)
+            return super().deliver(group, delivery)
+
+        def _write(self) -> None:
+            before.append(stopped.socket.recv(1000))
+
+    before: list[bytes] = []
+    async with mesh_in(directory) as workers:
+        one = await workers.join()
+        stopped = Stopped(directory, silent)
+        stopped.accept()
+        one.engine.sink = Members()
+        await one.send("chat", text="hi")
+        await eventually(lambda: before)
+        assert before[0].endswith(mesh.frame(mesh.MESSAGE, "chat", b'{"text":"hi"}'))
+        silent.close()
+        stopped.socket.close()
+        os.unlink(os.path.join(directory, "1.a"))
 
 
 async def test_a_sender_that_never_waits_lets_the_loop_turn(directory: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from uvicorn_worker.broadcast.groups import Delivery, Groups
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Groups
 from uvicorn_worker.broadcast.redis import engine_of_redis
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable, InvalidOption
@@ -138,6 +139,8 @@ async def test_a_prefix_stands_before_the_names_of_channels(redis_server: RedisS
 
 
 class Member:
+    gathered = None
+
     def __init__(self, groups: Groups) -> None:
         self.name = groups.name(self)
         self.received: list[object] = []

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap, Groups, Sink
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Engine, Gap, Groups, Sink
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import ClientDisconnected, GroupsUnavailable, InvalidGroupMessage, InvalidReply
 
@@ -28,6 +29,8 @@ class Log:
 
 class Channel:
     """Keeps what is delivered, until it has gone."""
+
+    gathered = None
 
     def __init__(self, groups: Groups) -> None:
         self.name = groups.name(self)

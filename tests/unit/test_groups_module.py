@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from uvicorn_worker import groups
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Groups
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Engine, Groups
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage
 
@@ -18,6 +19,8 @@ from .test_groups import Log
 
 
 class Channel:
+    gathered = None
+
     def __init__(self) -> None:
         self.received: list[Any] = []
 

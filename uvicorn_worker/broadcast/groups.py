@@ -14,38 +14,9 @@ from typing import Any, NamedTuple, Protocol
 
 from uvicorn_worker._types import Log, Message
 from uvicorn_worker.broadcast.codec import decode, encode
-from uvicorn_worker.config import GROUP_NAME_BYTES, Settings
+from uvicorn_worker.broadcast.delivery import NOTHING, Delivery, Member, Turn
+from uvicorn_worker.config import GATHERED_BYTES, GROUP_NAME_BYTES, Settings
 from uvicorn_worker.errors import ClientDisconnected, GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
-
-
-class Delivery:
-    """A message on its way to members, with what is made of it once for all of them."""
-
-    __slots__ = ("body", "frame", "message")
-
-    def __init__(self, message: Message, body: bytes) -> None:
-        self.message = message
-        #: The message as an engine carries it.
-        self.body = body
-        #: The message as a frame of a WebSocket, as soon as one has made it; empty where it is more than that.
-        self.frame: bytes | None = None
-
-
-class Member(Protocol):
-    """A channel that can be a member of groups; it is the same as no other one, and hashed as such."""
-
-    __slots__ = ()
-
-    def deliver(self, delivery: Delivery) -> None:
-        """Send what was delivered, waiting for nothing.
-
-        Raises :class:`ClientDisconnected` where there is nobody to send it to, and the errors of a ``send``.
-        """
-        ...
-
-    def shed(self) -> None:
-        """End, in a way that has the client come back: it has missed something."""
-        ...
 
 
 class Gap(NamedTuple):
@@ -151,6 +122,8 @@ class Groups:
         #: Called with each gap.
         self.hooks: list[Callable[[Gap], object]] = []
         self._counts = dict.fromkeys(("sent", "received", "delivered", "failed", "undecodable", "slow", "gaps"), 0)
+        #: What is delivered and has not left yet.
+        self.turn = Turn(GATHERED_BYTES, self._counts, log)
         self._last_gap: Gap | None = None
 
     async def start(self, engine: Engine) -> None:
@@ -271,24 +244,38 @@ class Groups:
         members = self._members.get(group)
         if members is None:
             return 0
-        failure, failed = None, 0
+        turn = self.turn
+        turn.make_room(len(delivery.body))
+        failure, delivered, failed = None, 0, 0
+        frame = before = after = None
         # A copy: who can't be sent to leaves, and so does who needs no more than this.
         present = tuple(members)
         for member in present:
+            gathered = member.gathered
+            if frame and gathered is not None:
+                if gathered is NOTHING:
+                    turn.gatherers.append(member)
+                if gathered is not before:
+                    before, after = gathered, turn.gather(gathered, frame)
+                member.gathered = after
+                continue
             try:
                 member.deliver(delivery)
+                if member.gathered is None or member.gathered is NOTHING:
+                    delivered += 1
             except ClientDisconnected:
                 self.leave(member)
                 failed += 1
             except Exception as error:
                 failure = error
                 failed += 1
+            # The first to gather in a turn has seen to its end.
+            frame = delivery.frame if turn.gatherers else None
         if failure is not None:
             unexpected = None if isinstance(failure, UvicornWorkerError) else failure
             self.log.error("Groups: a message to %r failed: %s", group, failure, exc_info=unexpected)
-        if failed:
-            self._counts["failed"] += failed
-        self._counts["delivered"] += len(present) - failed
+        self._counts["failed"] += failed
+        self._counts["delivered"] += delivered
         return len(present)
 
     def receive(self, group: str, body: bytes) -> None:

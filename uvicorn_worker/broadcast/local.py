@@ -18,7 +18,8 @@ from typing import Any
 
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import mesh
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap, Sink
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Engine, Gap, Sink
 from uvicorn_worker.broadcast.peers import Inbound, Peer
 from uvicorn_worker.config import (
     DELIVERY_BYTES,
@@ -72,6 +73,8 @@ class LocalEngine(Engine):
     # Sending.
 
     async def send(self, group: str, delivery: Delivery) -> None:
+        if self._peers:
+            self._flush_soon()  # Ahead of the members here, to all of whom it takes long to write.
         members = self.sink.deliver(group, delivery)
         body = delivery.body
         if self._peers:
@@ -81,8 +84,7 @@ class LocalEngine(Engine):
             self._batch.append(frame)
             self._batch_groups.append(group)
             self._batch_size += len(frame)
-            if self._flushing is None:
-                self._flush_soon()
+            self._flush_soon()
             if self._batch_size > PEER_BATCH:
                 self._flush()
         self._work += len(body) + members * DELIVERY_BYTES
@@ -94,6 +96,8 @@ class LocalEngine(Engine):
     def _flush_soon(self) -> None:
         """At the end of the loop's turn or, where that was done often lately, a moment later, so that more leave
         together."""
+        if self._flushing is not None:
+            return
         now = time.monotonic()
         if now - self._paced_from > PEER_PACE:
             self._paced_from, self._flushes = now, 0

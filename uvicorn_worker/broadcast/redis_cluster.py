@@ -13,7 +13,8 @@ from typing import Any
 
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import resp
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Sink
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Engine, Sink
 from uvicorn_worker.broadcast.redis_link import Link, not_let_in, stats_of, stop
 from uvicorn_worker.broadcast.redis_publisher import Publisher
 from uvicorn_worker.broadcast.redis_subscriber import SHARDED, Subscriber

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from uvicorn_worker._types import Log
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Sink
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Engine, Sink
 from uvicorn_worker.broadcast.redis_link import is_let_in, stats_of, stop
 from uvicorn_worker.broadcast.redis_publisher import Publisher
 from uvicorn_worker.broadcast.redis_subscriber import Subscriber

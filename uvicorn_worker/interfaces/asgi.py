@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from uvicorn_worker._types import Address, Application, Message, ReplyFields
-from uvicorn_worker.broadcast.groups import Delivery
+from uvicorn_worker.broadcast.delivery import Delivery
 from uvicorn_worker.config import COPY_BOUND, FILE_PIECE
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
 from uvicorn_worker.http11 import framing, wire

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._types import Message, ReplyFields
-from uvicorn_worker.broadcast.groups import Delivery
+from uvicorn_worker.broadcast.delivery import NOTHING, Delivery
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 from uvicorn_worker.http11.exchange import WAITING, Exchange
 from uvicorn_worker.http11.wire import bytes_of, list_fields
@@ -134,6 +134,8 @@ class WebSocketASGI(GroupsExtension, _OverSession):
         if kind == "websocket.send":
             if self.state is not OPEN:
                 raise IllegalMove("websocket.send before websocket.accept")
+            if self.gathered is not NOTHING:
+                self.write_first()
             self.wire.send(*_payload_of(message))
         elif self._denial is not None and kind in ("websocket.accept", "websocket.close"):
             raise IllegalMove(f"{kind} after websocket.http.response.start")

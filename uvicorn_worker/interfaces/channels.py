@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uvicorn_worker._types import Address, Application, Message
+from uvicorn_worker.broadcast.delivery import NOTHING
 from uvicorn_worker.config import RECEIVE_GRACE
 from uvicorn_worker.errors import InvalidReply, WorkerExit
 from uvicorn_worker.http11.body import ABSENT
@@ -228,6 +229,8 @@ class WebSocketChannels(_OverSession):
         except AttributeError:
             raise InvalidReply(f"a message is a dict, not {message!r:.100}") from None
         if type(text) is str and len(message) == 1 and self.state is OPEN:
+            if self.gathered is not NOTHING:
+                self.write_first()
             try:
                 self.wire.send(TEXT, text.encode())
             except UnicodeEncodeError as error:

@@ -6,7 +6,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from uvicorn_worker._types import Message
-from uvicorn_worker.broadcast.groups import Delivery, Groups
+from uvicorn_worker.broadcast.delivery import Delivery, Gathered
+from uvicorn_worker.broadcast.groups import Groups
 from uvicorn_worker.errors import ClientDisconnected, InvalidReply
 from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import FINISHED, OPEN, WAITING, Exchange
@@ -31,6 +32,9 @@ class GroupReply(_OverExchange):
 
     if not TYPE_CHECKING:
         __slots__ = ()
+
+    #: What is delivered leaves at once.
+    gathered: Gathered | None = None
 
     @property
     def groups(self) -> Groups:

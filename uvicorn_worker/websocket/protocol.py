@@ -199,6 +199,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
     def _answer(self, data: bytes) -> None:
         if self._phase is CLOSING:
             return  # It closes, and may go without pongs.
+        self._session.write_first()
         self.write(data)
         if self.write_paused:
             self.hold()  # Or a client that asks without reading could fill the memory.

@@ -11,15 +11,17 @@ import sys
 from collections.abc import Coroutine
 from enum import IntEnum
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from uvicorn_worker._types import Message, ReplyFields
-from uvicorn_worker.broadcast.groups import Delivery, Groups
+from uvicorn_worker.broadcast.delivery import NOTHING, Delivery, Gathered
+from uvicorn_worker.broadcast.groups import Groups
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply, WorkerExit
 from uvicorn_worker.http11.exchange import WAITING, Exchange
 from uvicorn_worker.interfaces import messages
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.frames import INTERNAL_ERROR, SERVICE_RESTART
+from uvicorn_worker.websocket.wire import Wire
 
 
 class State(IntEnum):
@@ -35,74 +37,21 @@ ASKED, OPEN, CLOSING, OVER = State
 _PLAIN_TEXT = ((b"content-type", b"text/plain; charset=utf-8"),)
 
 
-class Wire(Protocol):
-    """The connection, as its conversation sees it."""
-
-    __slots__ = ()
-
-    write_paused: bool
-
-    def accept(self, subprotocol: str | None, fields: ReplyFields) -> None:
-        """Answer the handshake; raises :class:`InvalidReply`, having sent nothing."""
-        ...
-
-    def reject(self, status: int, fields: ReplyFields, content: bytes) -> None:
-        """Answer the handshake with another response; raises as :meth:`Exchange.send_whole`."""
-        ...
-
-    def send(self, kind: int, payload: bytes) -> None:
-        """Send a message, text or binary as ``kind`` of ``websocket.frames`` says."""
-        ...
-
-    def write(self, data: bytes, /) -> None:
-        """Send frames, once the handshake was accepted."""
-        ...
-
-    def backlog(self) -> int:
-        """Of messages to groups, the bytes that still wait for the client."""
-        ...
-
-    def owe(self, size: int) -> None:
-        """So many of the bytes that wait, or all if there are fewer, are of messages to groups."""
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Begin the closing handshake."""
-        ...
-
-    def close_slow(self) -> None:
-        """Begin it with a client that reads too slowly, and has less time than others for its part."""
-        ...
-
-    def is_closing(self) -> bool:
-        """Whether what is sent may lead nowhere."""
-        ...
-
-    async def room_to_write(self) -> None:
-        """Return when the client has read enough, or has gone."""
-        ...
-
-    def hold(self) -> None:
-        """Read no more for now."""
-        ...
-
-    def call_ended(self) -> None:
-        """A call of the application has ended that somebody may have waited for."""
-        ...
-
-
 class Session:
     """A conversation; an interface says how the application is called for its events."""
 
-    __slots__ = ("_name", "path", "service", "state", "wire")
+    __slots__ = ("_name", "gathered", "path", "service", "state", "wire")
 
     _name: str
+    #: As a :class:`Member` has it; it is written before anything that is sent or that closes.
+    gathered: Gathered | None
 
     def __init__(self, wire: Wire, service: Service, path: str) -> None:
         self.wire = wire
         self.service = service
         self.path = path
         self.state = ASKED
+        self.gathered = None
 
     def __str__(self) -> str:
         return f"WebSocket {self.path}"
@@ -182,10 +131,12 @@ class Session:
         """Accept the handshake. Raises :class:`InvalidReply`, and as :meth:`check_asked`."""
         self.check_asked()
         self.state = OPEN  # What the client has sent behind its handshake may be received at once.
+        self.gathered = NOTHING
         try:
             self.wire.accept(subprotocol, fields)
         except Exception:
             self.state = ASKED
+            self.gathered = None
             raise
         self.opened()
 
@@ -209,6 +160,7 @@ class Session:
 
     def close(self, code: int, reason: str) -> None:
         """Close an open conversation; nothing can be sent any more."""
+        self._gather_no_more()
         self.state = CLOSING
         self.service.groups.leave(self)
         self.wire.close(code, reason)
@@ -217,6 +169,7 @@ class Session:
         """Nothing comes any more, and nothing gets there: with ``code`` and ``reason`` as the client has said, or
         else as was said to it."""
         if self.state is not OVER:
+            self._gather_no_more()
             self.state = OVER
             self.service.groups.leave(self)
             self.disconnected(code, reason)
@@ -277,6 +230,7 @@ class Session:
             messages.check_keys(message, messages.REJECT_KEYS, "a message that rejects")
             return self.reject(HTTPStatus.FORBIDDEN, message.get("headers") or (), b"")
         if payload is not None:
+            self.write_first()
             self.wire.send(*payload)
         if close is not None:
             self.close(*close)
@@ -295,38 +249,69 @@ class Session:
         frame = delivery.frame
         if frame is None:
             frame = delivery.frame = messages.frame_of(delivery.message)
-        wire = self.wire
-        # What is written to one that is closing would be a warning in the log.
-        if frame and self.state is OPEN and not wire.write_paused and not wire.is_closing():
-            wire.write(frame)
-            if wire.write_paused:
-                wire.owe(sys.maxsize)
-        elif self.state is ASKED:
+        if self.state is ASKED:
             self.deliver_early(delivery)
+        elif frame and self.gathered is not None:
+            turn = self.service.groups.turn
+            if not turn.gatherers:
+                self.service.loop.call_soon(turn.end)
+            if self.gathered is NOTHING:
+                turn.gatherers.append(self)
+            self.gathered = turn.gather(self.gathered, frame)
         else:
-            self._deliver_otherwise(delivery, frame)
+            self._deliver_at_once(delivery)
 
     def deliver_early(self, delivery: Delivery) -> None:
         """The same before the handshake is answered, which this does."""
         self.answer(delivery.message)
 
-    def _deliver_otherwise(self, delivery: Delivery, frame: bytes) -> None:
-        """The same where it is more than a frame, or the client reads slowly."""
+    def _deliver_at_once(self, delivery: Delivery) -> None:
+        """The same where it is more than a frame."""
         self.check_open()
+        self.write_first()
         wire = self.wire
         if wire.is_closing():
             raise ClientDisconnected("the client has gone")
         waiting = wire.backlog() if wire.write_paused else 0
+        self._check_backlog(waiting)
+        self.answer(delivery.message)
+        wire.owe(waiting + len(delivery.body))
+
+    def _check_backlog(self, waiting: int) -> None:
+        """Close, and raise :class:`ClientDisconnected`, where so much waits that the client reads too slowly."""
         if waiting > self.service.settings.groups_max_backlog:
             self.service.groups.closed_slow(self, waiting)
+            self.gathered = None
             self.state = CLOSING
-            wire.close_slow()
+            self.wire.close_slow()
+            self.service.groups.leave(self)
             raise ClientDisconnected("it reads too slowly")
-        if frame:
-            wire.write(frame)
+
+    def write_first(self) -> None:
+        """Write what was gathered: something is to be written behind it."""
+        if self.gathered is not NOTHING:
+            self.service.groups.turn.write((self,), False)
+
+    def _gather_no_more(self) -> None:
+        self.write_first()
+        self.gathered = None
+
+    def write_gathered(self, data: bytes, is_due: bool) -> None:
+        """As :class:`Gatherer` has it."""
+        wire = self.wire
+        # What is written to one that is closing would be a warning in the log.
+        if wire.is_closing():
+            raise ClientDisconnected("the client has gone")
+        if wire.write_paused:
+            waiting = wire.backlog()
+            if is_due:
+                self._check_backlog(waiting)
+            wire.write(data)
+            wire.owe(waiting + len(data))
         else:
-            self.answer(delivery.message)
-        wire.owe(waiting + len(frame or delivery.body))
+            wire.write(data)
+            if wire.write_paused:
+                wire.owe(sys.maxsize)
 
     def shed(self) -> None:
         """Close, because it has missed something that was sent to a group."""
