@@ -154,11 +154,15 @@ class Groups:
         self._last_gap: Gap | None = None
 
     async def start(self, engine: Engine) -> None:
-        """Have ``engine`` start, bring what was sent early, and be what brings messages from then on."""
+        """Have ``engine`` start, bring what was sent early if it can, and be what brings messages from then on."""
         await engine.start(self)
         early = self.engine
         while isinstance(early, Early) and early.kept:
-            await engine.send(*early.kept.popleft())
+            group, delivery = early.kept.popleft()
+            try:
+                await engine.send(group, delivery)
+            except GroupsUnavailable as error:  # Whoever sent it has long been told that it is on its way.
+                self.log.error("Groups: what was sent to %r before the worker had started is lost: %s", group, error)
         self.engine = engine
 
     # What an application asks for.
