@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -331,6 +332,25 @@ async def test_garbage_ends_its_own_connection_alone(directory: str, data: bytes
         await wait_for_numbers(other, 1)
         assert one.sink.received == other.sink.received == [("chat", {"text": "hi"})]
         assert sum("no worker's" in line for line in workers.log.lines) == 2
+
+
+async def test_no_other_user_can_connect_whatever_the_umask_is(directory: str) -> None:
+    former = os.umask(0)
+    try:
+        async with mesh_in(directory) as workers:
+            await workers.join()
+            [name] = workers.names
+            assert stat.S_IMODE(os.stat(os.path.join(directory, name)).st_mode) == 0o600
+    finally:
+        os.umask(former)
+
+
+async def test_a_directory_where_others_can_write_is_not_used(directory: str) -> None:
+    os.chmod(directory, 0o1777)
+    async with mesh_in(directory) as workers:
+        worker = await workers.join()
+        assert "is not private" in worker.sink.gaps[0].reason
+        assert workers.names == []
 
 
 async def test_half_a_message_of_a_worker_that_died_is_dropped(directory: str) -> None:

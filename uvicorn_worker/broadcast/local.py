@@ -18,6 +18,7 @@ from typing import Any
 
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import mesh
+from uvicorn_worker.broadcast.directory import check_owner
 from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap, Sink
 from uvicorn_worker.broadcast.peers import Inbound, Peer
 from uvicorn_worker.config import (
@@ -165,10 +166,12 @@ class LocalEngine(Engine):
         self.log.info("Groups: connected with other workers: %d", len(self._peers))
 
     async def _listen(self, directory: str) -> None:
+        check_owner(directory, os.geteuid())
         path = os.path.join(directory, self._name)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(f"{path}.tmp")
+            os.chmod(f"{path}.tmp", 0o600)
             listener.listen(_PENDING)
             os.rename(f"{path}.tmp", path)  # Who finds a name finds somebody who listens.
         except OSError:
