@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from uvicorn_worker._types import Log, Message
 from uvicorn_worker.broadcast.codec import decode, encode
-from uvicorn_worker.config import GROUP_NAME_BYTES, Settings
+from uvicorn_worker.config import GROUP_NAME_BYTES, PEER_FLUSH_TIME, Settings
 from uvicorn_worker.errors import ClientDisconnected, GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
 
 
@@ -91,8 +91,8 @@ class Engine:
         """
         self.sink = sink
 
-    async def stop(self) -> None:
-        """End, once what was sent has left, or soon."""
+    async def stop(self, within: float = PEER_FLUSH_TIME) -> None:
+        """End, once what was sent has left, or after so many seconds."""
 
     async def add(self, group: str) -> None:
         """The group has a member here: return when each later send, wherever, will come. Called for every member.

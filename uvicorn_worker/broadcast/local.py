@@ -242,7 +242,7 @@ class LocalEngine(Engine):
             self.log.debug("Groups: worker %s has left", peer.name)
             self._is_answered(peer.name)
 
-    async def stop(self) -> None:
+    async def stop(self, within: float = PEER_FLUSH_TIME) -> None:
         self._stopping = True
         if self._server is None:
             return
@@ -253,7 +253,7 @@ class LocalEngine(Engine):
             task.cancel()
         peers = list(self._peers.values())
         if peers:
-            await asyncio.wait([peer.close() for peer in peers], timeout=PEER_FLUSH_TIME)
+            await asyncio.wait([peer.close() for peer in peers], timeout=within)
         for peer in peers:
             peer.abort()
         for inbound in tuple(self._inbound):
@@ -268,7 +268,8 @@ class LocalEngine(Engine):
         self._inbound.discard(inbound)
 
     def has_missed(self, reason: str, groups: frozenset[str] | None) -> None:
-        self.sink.has_missed(Gap(reason, groups, time.time()))
+        if not self._stopping:
+            self.sink.has_missed(Gap(reason, groups, time.time()))
 
     def stats(self) -> dict[str, Any]:
         """``workers``: the others; ``dropped``: messages not sent to one that did not read; ``reconnects``."""

@@ -17,6 +17,7 @@ from uvicorn_worker.broadcast.redis_publisher import Publisher
 from uvicorn_worker.broadcast.redis_subscriber import Subscriber
 from uvicorn_worker.broadcast.redis_url import Target
 from uvicorn_worker.broadcast.redis_wire import open_master
+from uvicorn_worker.config import PEER_FLUSH_TIME
 
 
 class RedisEngine(Engine):
@@ -47,8 +48,8 @@ class RedisEngine(Engine):
             await self.stop()
             raise
 
-    async def stop(self) -> None:
-        await stop(*self._links)
+    async def stop(self, within: float = PEER_FLUSH_TIME) -> None:
+        await stop(*self._links, within=within)
 
     def _channel(self, group: str) -> bytes:
         return self._prefix + group.encode()
