@@ -7,6 +7,7 @@ What an application says within a call goes through ``channels['groups']``, or t
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -72,6 +73,10 @@ def enrol(loop: asyncio.AbstractEventLoop, groups: Groups) -> None:
     """A worker begins to run in ``loop``."""
     _workers[loop] = groups
     groups.hooks = _hooks
+
+
+# In a process that was forked, as by multiprocessing, nobody would ever do what is asked of a worker's loop.
+os.register_at_fork(after_in_child=_workers.clear)
 
 
 def dismiss(loop: asyncio.AbstractEventLoop) -> None:

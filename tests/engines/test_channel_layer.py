@@ -17,8 +17,9 @@ from channels.exceptions import ChannelFull
 
 from uvicorn_worker import groups as worker_groups
 from uvicorn_worker.broadcast import outside
+from uvicorn_worker.broadcast.delivery import Delivery
 from uvicorn_worker.broadcast.engines import engine_of
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Gap, Groups
+from uvicorn_worker.broadcast.groups import Engine, Gap, Groups
 from uvicorn_worker.channel_layer import GroupsChannelLayer
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage, InvalidOption

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -253,6 +254,27 @@ async def test_a_worker_that_does_not_read_is_waited_for_once_and_then_misses_wh
 
 
 @pytest.mark.usefixtures("no_patience")
+@pytest.mark.parametrize("patience", [0.01, 10.0])
+async def test_what_others_have_not_read_when_a_worker_leaves_is_waited_for_and_then_logged(
+    directory: str, silent: socket.socket, patience: float
+) -> None:
+    async with mesh_in(directory) as workers:
+        one = await workers.join()
+        stopped = Stopped(directory, silent)
+        stopped.accept()
+        await one.send("chat", bytes=bytes(1 << 20))
+        workers.workers.remove(one)
+        stopping = asyncio.create_task(one.engine.stop(patience))
+        if patience > 1:
+            await stopped.read_until(lambda: stopped.messages == 1)
+        await stopping
+        assert sum("has not read the last" in line for line in workers.log.lines) == (patience < 1)
+        silent.close()
+        stopped.socket.close()
+        os.unlink(os.path.join(directory, "1.a"))
+
+
+@pytest.mark.usefixtures("no_patience")
 async def test_senders_wait_for_a_worker_that_reads_slowly_in_the_order_in_which_they_came(
     directory: str, silent: socket.socket
 ) -> None:
@@ -334,7 +356,26 @@ async def test_garbage_ends_its_own_connection_alone(directory: str, data: bytes
         assert sum("no worker's" in line for line in workers.log.lines) == 2
 
 
-async def test_half_a_message_of_a_worker_that_died_is_dropped(directory: str) -> None:
+async def test_no_other_user_can_connect_whatever_the_umask_is(directory: str) -> None:
+    former = os.umask(0)
+    try:
+        async with mesh_in(directory) as workers:
+            await workers.join()
+            [name] = workers.names
+            assert stat.S_IMODE(os.stat(os.path.join(directory, name)).st_mode) == 0o600
+    finally:
+        os.umask(former)
+
+
+async def test_a_directory_where_others_can_write_is_not_used(directory: str) -> None:
+    os.chmod(directory, 0o1777)
+    async with mesh_in(directory) as workers:
+        worker = await workers.join()
+        assert "is not private" in worker.sink.gaps[0].reason
+        assert workers.names == []
+
+
+async def test_half_a_message_of_a_worker_that_died_is_dropped_and_a_gap(directory: str) -> None:
     async with mesh_in(directory) as workers:
         one = await workers.join()
         whole = mesh.frame(mesh.MESSAGE, "chat", b'{"text":"whole"}')
@@ -345,6 +386,9 @@ async def test_half_a_message_of_a_worker_that_died_is_dropped(directory: str) -
         assert isinstance(engine, LocalEngine)
         await wait_for_numbers(one, 1)
         await eventually(lambda: not engine._inbound)
+        assert [(gap.reason.split(",")[0], gap.groups) for gap in one.sink.gaps] == [
+            ("worker 1.a has ended amid a message", None)
+        ]
         assert one.sink.received == [("chat", {"text": "whole"})]
 
 

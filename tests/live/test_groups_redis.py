@@ -218,17 +218,27 @@ def test_a_wrong_password_stops_the_start_with_one_clear_line(tmp_path: Path, re
     assert "Traceback|wrong" not in ended.log
 
 
-def test_a_redis_that_is_down_does_not_stop_the_start(serve: Serve, clients: Clients, tmp_path: Path) -> None:
+@pytest.mark.parametrize("app", ["app", "asgi"])  # of which the second says something as it starts
+def test_a_redis_that_is_down_does_not_stop_the_start(serve: Serve, clients: Clients, app: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         late = RedisServer(Path(folder))
-        server = serve("groups_apps:app", workers=2, env=through(late))
+        server = serve(f"groups_apps:{app}", workers=2, env=through(late))
         for pid in server.ready_workers():
             server.log.wait_for(rf"\[{pid}\] \[WARNING\] Groups: Redis \(receiving\) is out of reach at 127")
+            if app == "asgi":
+                server.log.wait_for(rf"\[{pid}\] \[ERROR\] Groups: what was sent to 'starts' before .* is lost: Redis")
         with late:
             eventually(lambda: len(server.log.lines("Groups: connected to Redis")) == 4)
             members = clients.spread(server, server.ready_workers(), "chat")
             members[0].send("hi")
             assert [member.recv() for member in members] == ["hi", "hi"]
+
+
+def test_an_application_that_does_not_start_is_told_of_in_one_clear_line(tmp_path: Path, redis: RedisServer) -> None:
+    ended = run_to_its_end("asgi_apps:fails_to_start", folder=tmp_path, env=through(redis))
+    assert ended.status == 3
+    assert ended.log.lines("The application did not start")
+    assert "Traceback" not in ended.log
 
 
 def test_nothing_of_redis_is_imported_unless_it_is_asked_for(serve: Serve, redis: RedisServer) -> None:

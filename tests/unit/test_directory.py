@@ -92,7 +92,7 @@ def test_what_is_not_a_private_directory_of_this_user_is_neither_shared_nor_remo
     public = Path(base, "uvicorn-worker-1-1-public")
     public.mkdir(mode=0o755)
     public.chmod(0o755)
-    (public / f"{PID}.master").touch()
+    Path(Directory(str(public), 0)._marker(PID)).touch()
     link = Path(base, "uvicorn-worker-1-1-link")
     link.symlink_to(public)
     Path(base, "uvicorn-worker-1-1-file").touch()
@@ -116,5 +116,42 @@ def test_a_directory_that_is_named_is_made_once_and_stays(base: str) -> None:
     path = os.path.join(base, "run", "app")
     assert own_directory(path, UID, GID) == own_directory(path, UID, GID) == path
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+    os.chmod(path, 0o755)
+    assert own_directory(path, UID, GID) == path
     with pytest.raises(OSError, match="too long"):
         own_directory(os.path.join(base, "x" * 80), UID, GID)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_directory_that_is_named_and_that_others_can_write_to_is_refused(base: str, mode: int) -> None:
+    os.chmod(base, mode)
+    with pytest.raises(OSError, match="is not private"):
+        own_directory(base, UID, GID)
+
+
+@pytest.mark.skipif(UID != 0, reason="only root has other users")
+def test_a_directory_that_is_named_is_one_of_the_user_who_runs_workers_or_of_root(base: str) -> None:
+    assert own_directory(base, UID + 1, GID) == base
+    os.chown(base, UID + 1, GID)
+    assert own_directory(base, UID + 1, GID) == base
+    with pytest.raises(OSError, match="is not private"):
+        own_directory(base, UID + 2, GID)
+
+
+def test_a_master_with_the_pid_of_another_container_is_not_taken_for_the_former_one(base: str) -> None:
+    other = make(base)
+    os.rename(other._marker(PID), os.path.join(other.path, f"{PID}.1.master"))
+    new = make(base, former=PID)
+    assert new.path != other.path
+    end(other)
+    end(new)
+
+
+def test_no_file_is_made_where_a_link_in_the_directory_leads(base: str) -> None:
+    old = make(base)
+    os.rename(old._marker(PID), old._marker(PID + 1))
+    os.symlink(os.path.join(base, "planted"), old._marker(PID))
+    with pytest.raises(OSError):
+        make(base, former=PID + 1)
+    assert not os.path.exists(os.path.join(base, "planted"))
+    end(old)

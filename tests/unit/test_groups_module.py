@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import threading
 from collections.abc import Iterator
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import pytest
@@ -85,6 +87,26 @@ def test_without_a_worker_sending_is_an_error_that_says_so() -> None:
     with pytest.raises(GroupsUnavailable, match="no worker runs in this event loop"):
         asyncio.run(groups.send("chat", {"text": "hi"}))
     assert groups.stats() == {}
+
+
+def test_a_process_that_a_worker_forks_has_no_worker() -> None:
+    def speak(outcomes: SimpleQueue[str]) -> None:
+        try:
+            groups.send_threadsafe("chat", {"text": "hi"}).result(5)
+        except Exception as error:
+            outcomes.put(repr(error))
+
+    async def main() -> None:
+        fork = multiprocessing.get_context("fork")
+        async with Worker():
+            outcomes = fork.SimpleQueue()
+            child = fork.Process(target=speak, args=(outcomes,))
+            child.start()
+            assert "no worker runs in this process" in await asyncio.to_thread(outcomes.get)
+            await asyncio.to_thread(child.join)
+            await groups.send("chat", {"text": "hi"})
+
+    asyncio.run(main())
 
 
 @pytest.fixture

@@ -121,6 +121,20 @@ def test_a_message_is_not_lost_with_one_who_gives_up_as_it_comes() -> None:
     run(main())
 
 
+def test_what_comes_for_one_who_gives_up_is_kept_though_nobody_else_needs_the_channel_any_more() -> None:
+    async def main() -> None:
+        office = Office()
+        one, other = await begin(office.boxes.take("a"), office.boxes.take("a"))
+        office.put(b"1")
+        office.put(b"2")
+        other.cancel()
+        assert await one == b"1"
+        await asyncio.wait((other,))
+        assert office.boxes.pop("a") == b"2"
+
+    run(main())
+
+
 def test_who_gives_up_before_gets_nothing() -> None:
     async def main() -> None:
         office = Office()

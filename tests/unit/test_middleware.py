@@ -73,3 +73,10 @@ def test_it_takes_no_application_that_needs_none() -> None:
 def test_a_bad_url_is_an_error_at_once(host: str) -> None:
     with pytest.raises(InvalidOption, match="BroadcastMiddleware"):
         BroadcastMiddleware(app, host)
+
+
+@pytest.mark.parametrize("host", ["http://:secret@h", "redis::secret@h", "redis://:secret\N{ACCOUNT OF}@h"])
+def test_no_error_tells_a_password(host: str) -> None:
+    with pytest.raises(InvalidOption) as raised:
+        BroadcastMiddleware(app, host)
+    assert "secret" not in str(raised.value)

@@ -104,6 +104,14 @@ def test_it_is_named_without_its_password(url: str, name: str) -> None:
         "redis://:secret@#h",
         "redis://h?sentinel_password=secret&x=1",
         "redi://:secret@h",
+        "redis://:secret\N{ACCOUNT OF}@h",
+        "redis:/:secret@h",
+        "redis::secret@h",
+        "redis//:secret@h",
+        "redis://:secret",
+        "redis://user:secret",
+        "redis://h?PASSWORD=secret",
+        "redis://h?sentinel_passwort=secret",
     ],
 )
 def test_no_error_of_the_option_tells_the_password(url: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from uvicorn_worker.broadcast.codec import decode
-from uvicorn_worker.broadcast.groups import Delivery, Engine, Groups
+from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.groups import Engine, Groups
 from uvicorn_worker.broadcast.routes import Routes
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage
@@ -126,6 +127,8 @@ def test_a_channel_can_leave_while_it_joins_and_join_again() -> None:
 
 class Recorder:
     """A member that remembers what comes."""
+
+    gathered = None
 
     def __init__(self) -> None:
         self.received: list[Any] = []

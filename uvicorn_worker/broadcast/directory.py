@@ -46,7 +46,8 @@ class Directory:
         directory = None if former is None else cls._shared(base, former, owners)
         while directory is None:
             directory = cls._new(base, uid, gid)
-        os.close(os.open(directory._marker(os.getpid()), os.O_CREAT | os.O_WRONLY, 0o600))
+        # It may be the workers' user's, who is not to have a master that is root make files elsewhere.
+        os.close(os.open(directory._marker(os.getpid()), os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
         atexit.register(directory._remove, os.getpid())
         return directory
 
@@ -54,7 +55,7 @@ class Directory:
     def _shared(cls, base: str, former: int, owners: set[int]) -> Directory | None:
         """The directory that the master ``former`` uses."""
         for path in _directories(base, owners):
-            if os.path.exists(os.path.join(path, f"{former}{_MASTER}")):
+            if os.path.exists(os.path.join(path, _marker_of(former))):
                 lock = _lock(path, fcntl.LOCK_SH)
                 if lock is not None:
                     return cls(path, lock)
@@ -71,7 +72,7 @@ class Directory:
         return cls(path, lock)
 
     def _marker(self, master: int) -> str:
-        return os.path.join(self.path, f"{master}{_MASTER}")
+        return os.path.join(self.path, _marker_of(master))
 
     def _remove(self, master: int) -> None:
         """Remove it if it is the last master that does so; its workers, which have this from it, don't."""
@@ -83,6 +84,14 @@ class Directory:
         except OSError:
             return
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _marker_of(master: int) -> str:
+    """The name of a master's file. Where containers share the base, pids alone would be those of several masters."""
+    try:
+        return f"{master}.{os.stat('/proc/self/ns/pid').st_ino}{_MASTER}"
+    except OSError:  # No Linux.
+        return f"{master}{_MASTER}"
 
 
 def _lock(path: str, how: int) -> int | None:
@@ -103,14 +112,23 @@ def _lock(path: str, how: int) -> int | None:
 
 
 def own_directory(path: str, uid: int, gid: int) -> str:
-    """The directory that an option names, made where it doesn't exist; nobody removes it. Raises ``OSError``."""
+    """The directory that an option names, made where it doesn't exist; nobody removes it. Raises ``OSError``, also
+    where other users than ``uid`` can write there."""
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise OSError(f"{path} is too long for a directory of Unix sockets: {_LONGEST_PATH} bytes are the most")
     if not os.path.isdir(path):
         os.makedirs(path, mode=0o700)
         if (uid, gid) != (os.geteuid(), os.getegid()):
             os.chown(path, uid, gid)
+    check_owner(path, uid)
     return path
+
+
+def check_owner(path: str, uid: int) -> None:
+    """Raise ``OSError`` where others than the user could have workers connect to what is none."""
+    status = os.stat(path)
+    if status.st_uid not in (0, os.geteuid(), uid) or status.st_mode & stat.S_IWOTH:
+        raise PermissionError(f"{path} is not private: it is another user's, or others can write there")
 
 
 def _short_base(base: str | None) -> str:

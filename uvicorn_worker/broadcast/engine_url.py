@@ -10,6 +10,13 @@ from urllib.parse import urlsplit
 from uvicorn_worker.broadcast import redis_url
 from uvicorn_worker.config import REDIS_PY
 
+#: Where a password may stand in what is meant to be a URL, and what is told of that.
+_SECRETS = (
+    (re.compile(r"^([^:/?#]*(?::/*|//))[\s\S]*@"), r"\1***@"),
+    (re.compile(r"(//[^:/?#@\[]*:)(?![0-9]+(?:[,/?#]|$))[^/?#@]*$"), r"\1***"),
+    (re.compile(r"(pass\w*=)[^&]*", re.IGNORECASE), r"\1***"),
+)
+
 _EXTRA = "pip install 'uvicorn-worker[redis]'"
 
 
@@ -39,7 +46,10 @@ def _check_redis_py() -> None:
         raise ValueError(f"redis-py {REDIS_PY} is needed, and not {version}: {_EXTRA}")
 
 def without_password(value: Any) -> Any:
-    """The value as it can be told; one that can't be parsed may have a password anywhere before the last ``@``."""
+    """The value as it can be told; one that can't be parsed may have a password anywhere before the last ``@``, where a
+    port should be, or in a parameter of any name like that."""
     if not isinstance(value, str):
         return value
-    return re.sub(r"(password=)[^&]*", r"\1***", re.sub(r"(://)[\s\S]*@", r"\1***@", value))
+    for pattern, shown in _SECRETS:
+        value = pattern.sub(shown, value)
+    return value

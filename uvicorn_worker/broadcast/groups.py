@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from uvicorn_worker._types import Log, Message
 from uvicorn_worker.broadcast.codec import decode, encode
 from uvicorn_worker.broadcast.delivery import NOTHING, Delivery, Member, Turn
-from uvicorn_worker.config import GATHERED_BYTES, GROUP_NAME_BYTES, Settings
+from uvicorn_worker.config import GATHERED_BYTES, GROUP_NAME_BYTES, PEER_FLUSH_TIME, Settings
 from uvicorn_worker.errors import ClientDisconnected, GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
 
 
@@ -62,8 +62,8 @@ class Engine:
         """
         self.sink = sink
 
-    async def stop(self) -> None:
-        """End, once what was sent has left, or soon."""
+    async def stop(self, within: float = PEER_FLUSH_TIME) -> None:
+        """End, once what was sent has left, or after so many seconds."""
 
     async def add(self, group: str) -> None:
         """The group has a member here: return when each later send, wherever, will come. Called for every member.
@@ -127,11 +127,15 @@ class Groups:
         self._last_gap: Gap | None = None
 
     async def start(self, engine: Engine) -> None:
-        """Have ``engine`` start, bring what was sent early, and be what brings messages from then on."""
+        """Have ``engine`` start, bring what was sent early if it can, and be what brings messages from then on."""
         await engine.start(self)
         early = self.engine
         while isinstance(early, Early) and early.kept:
-            await engine.send(*early.kept.popleft())
+            group, delivery = early.kept.popleft()
+            try:
+                await engine.send(group, delivery)
+            except GroupsUnavailable as error:  # Whoever sent it has long been told that it is on its way.
+                self.log.error("Groups: what was sent to %r before the worker had started is lost: %s", group, error)
         self.engine = engine
 
     # What an application asks for.

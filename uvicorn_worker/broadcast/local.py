@@ -19,6 +19,7 @@ from typing import Any
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import mesh
 from uvicorn_worker.broadcast.delivery import Delivery
+from uvicorn_worker.broadcast.directory import check_owner
 from uvicorn_worker.broadcast.groups import Engine, Gap, Sink
 from uvicorn_worker.broadcast.peers import Inbound, Peer
 from uvicorn_worker.config import (
@@ -169,10 +170,12 @@ class LocalEngine(Engine):
         self.log.info("Groups: connected with other workers: %d", len(self._peers))
 
     async def _listen(self, directory: str) -> None:
+        check_owner(directory, os.geteuid())
         path = os.path.join(directory, self._name)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.bind(f"{path}.tmp")
+            os.chmod(f"{path}.tmp", 0o600)
             listener.listen(_PENDING)
             os.rename(f"{path}.tmp", path)  # Who finds a name finds somebody who listens.
         except OSError:
@@ -243,7 +246,7 @@ class LocalEngine(Engine):
             self.log.debug("Groups: worker %s has left", peer.name)
             self._is_answered(peer.name)
 
-    async def stop(self) -> None:
+    async def stop(self, within: float = PEER_FLUSH_TIME) -> None:
         self._stopping = True
         if self._server is None:
             return
@@ -254,7 +257,7 @@ class LocalEngine(Engine):
             task.cancel()
         peers = list(self._peers.values())
         if peers:
-            await asyncio.wait([peer.close() for peer in peers], timeout=PEER_FLUSH_TIME)
+            await asyncio.wait([peer.close() for peer in peers], timeout=within)
         for peer in peers:
             peer.abort()
         for inbound in tuple(self._inbound):
@@ -269,7 +272,8 @@ class LocalEngine(Engine):
         self._inbound.discard(inbound)
 
     def has_missed(self, reason: str, groups: frozenset[str] | None) -> None:
-        self.sink.has_missed(Gap(reason, groups, time.time()))
+        if not self._stopping:
+            self.sink.has_missed(Gap(reason, groups, time.time()))
 
     def stats(self) -> dict[str, Any]:
         """``workers``: the others; ``dropped``: messages not sent to one that did not read; ``reconnects``."""

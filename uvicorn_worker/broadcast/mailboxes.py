@@ -133,8 +133,10 @@ class Mailboxes:
                 await announce()
             return (await waiter)[1]
         except BaseException:
-            if waiter.done() and not waiter.cancelled() and not box.give(waiter.result()):
-                box.items.appendleft(waiter.result())
+            if waiter.done() and not waiter.cancelled():
+                box = self.open(name)  # Another one, where nobody has needed that one since.
+                if not box.give(waiter.result()):
+                    box.items.appendleft(waiter.result())
             raise
         finally:
             if waiter in box.waiters:

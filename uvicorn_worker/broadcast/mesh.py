@@ -74,6 +74,11 @@ class FrameReader:
             self._pieces = []
         return self._read(data)
 
+    @property
+    def is_amid_frame(self) -> bool:
+        """Whether there is a part of a frame the rest of which has not come."""
+        return bool(self._pieces)
+
     def _read(self, data: bytes) -> Iterator[Frame]:
         position, size = 0, len(data)
         self._needed = _HEAD_SIZE

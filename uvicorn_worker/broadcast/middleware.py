@@ -7,6 +7,7 @@ from weakref import WeakSet
 
 from uvicorn_worker._types import Application, Message
 from uvicorn_worker.broadcast import redis_url
+from uvicorn_worker.broadcast.engine_url import without_password
 from uvicorn_worker.errors import InvalidApplication, InvalidOption
 from uvicorn_worker.interfaces.detect import Interface, detect_interface
 from uvicorn_worker.options import read_options
@@ -31,7 +32,8 @@ class BroadcastMiddleware:
         if host is not None or port is not None:
             url = _url(host or "localhost", port or 6379)
             if not redis_url.is_redis(url):
-                raise InvalidOption(f"BroadcastMiddleware: {host!r} is no Redis; the option groups has more")
+                shown = without_password(host)
+                raise InvalidOption(f"BroadcastMiddleware: {shown!r} is no Redis; the option groups has more")
             self.groups = read_options({"groups": url}, {}, source="BroadcastMiddleware")["groups"]
             _choosy.add(self)
 

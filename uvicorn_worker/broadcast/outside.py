@@ -22,6 +22,9 @@ from uvicorn_worker.errors import GroupsUnavailable
 #: Seconds that the end of a process waits for what was sent to leave.
 _STOP_TIME = 5.0
 
+#: And those of them that are for workers to read it: they may be busy.
+_FLUSH_TIME = 2.5
+
 _NO_WORKER = (
     "no worker runs in this process, and those of a Gunicorn master share their groups with nobody else unless the "
     "option groups, as by the environment variable UVICORN_WORKER_GROUPS, names a directory (local:///run/app) or a "
@@ -54,7 +57,7 @@ class Outside:
         await self._told_to_stop.wait()
         for settle in self.before_stop:
             await settle()
-        await self.groups.engine.stop()
+        await self.groups.engine.stop(_FLUSH_TIME)
 
     async def _start(self) -> None:
         url = self.groups.url

@@ -148,7 +148,10 @@ class Peer(asyncio.Protocol):
         return self._ended
 
     def abort(self) -> None:
+        """End at once; what the other has not read by now is lost."""
         if self._transport is not None:
+            if size := self._transport.get_write_buffer_size():
+                self._engine.log.warning("Groups: worker %s has not read the last %d bytes: lost", self.name, size)
             self._transport.abort()
 
 
@@ -189,6 +192,8 @@ class Inbound(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._engine.has_gone(self)
+        if self._name is not None and self._reader.is_amid_frame:
+            self._engine.has_missed(f"worker {self._name} has ended amid a message, or was not waited for", None)
 
     def abort(self) -> None:
         self._transport.abort()

@@ -20,7 +20,7 @@ from uvicorn_worker.broadcast.redis_publisher import Publisher
 from uvicorn_worker.broadcast.redis_subscriber import SHARDED, Subscriber
 from uvicorn_worker.broadcast.redis_url import Node, Target
 from uvicorn_worker.broadcast.redis_wire import Denied, Lost, Moved, open_wire, read_masters
-from uvicorn_worker.config import REDIS_CLUSTER_PAUSE, REDIS_JOIN_TIME, REDIS_LONGEST_PAUSE
+from uvicorn_worker.config import PEER_FLUSH_TIME, REDIS_CLUSTER_PAUSE, REDIS_JOIN_TIME, REDIS_LONGEST_PAUSE
 from uvicorn_worker.errors import GroupsUnavailable
 
 
@@ -60,12 +60,12 @@ class ClusterEngine(Engine):
         else:
             self._log.info("Groups: found Redis at %s, with %d masters", self._target, len(resp.known(self._masters)))
 
-    async def stop(self) -> None:
+    async def stop(self, within: float = PEER_FLUSH_TIME) -> None:
         self._is_stopping = True
         if self._looking is not None:
             self._looking.cancel()
             await asyncio.wait((self._looking,))
-        await stop(*self._links())
+        await stop(*self._links(), within=within)
 
     def _links(self) -> list[Link]:
         return [*self._subscribers.values(), *self._publishers.values()]

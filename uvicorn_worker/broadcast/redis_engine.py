@@ -13,11 +13,12 @@ from typing import Any
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast.delivery import Delivery
 from uvicorn_worker.broadcast.groups import Engine, Sink
-from uvicorn_worker.broadcast.redis_link import is_let_in, stats_of, stop
+from uvicorn_worker.broadcast.redis_link import Link, is_let_in, stats_of, stop
 from uvicorn_worker.broadcast.redis_publisher import Publisher
 from uvicorn_worker.broadcast.redis_subscriber import Subscriber
 from uvicorn_worker.broadcast.redis_url import Target
 from uvicorn_worker.broadcast.redis_wire import open_master
+from uvicorn_worker.config import PEER_FLUSH_TIME
 
 
 class RedisEngine(Engine):
@@ -29,6 +30,8 @@ class RedisEngine(Engine):
         self._prefix = target.prefix.encode()
         self._subscriber: Subscriber
         self._publisher: Publisher
+        #: Both, as soon as they are there: a worker whose application does not start has none.
+        self._links: tuple[Link, ...] = ()
 
     async def start(self, sink: Sink) -> None:
         """Raises :class:`InvalidOption` where Redis does not let the worker in."""
@@ -36,17 +39,18 @@ class RedisEngine(Engine):
         open_wire, where = partial(open_master, self._target), str(self._target)
         self._subscriber = Subscriber(open_wire, where, self._target, self._log, sink)
         self._publisher = Publisher(open_wire, where, self._target, self._log)
+        self._links = self._subscriber, self._publisher
         self._publisher.on_demoted = partial(self._subscriber.fail, "it is a replica now")
         self._subscriber.start()
         self._publisher.start()
         try:
-            await is_let_in(self._subscriber, self._publisher)
+            await is_let_in(*self._links)
         except BaseException:
             await self.stop()
             raise
 
-    async def stop(self) -> None:
-        await stop(self._subscriber, self._publisher)
+    async def stop(self, within: float = PEER_FLUSH_TIME) -> None:
+        await stop(*self._links, within=within)
 
     def _channel(self, group: str) -> bytes:
         return self._prefix + group.encode()
@@ -63,4 +67,4 @@ class RedisEngine(Engine):
     def stats(self) -> dict[str, Any]:
         """``connected``; ``subscriptions``: channels that are listened to; ``waiting``: messages without an answer;
         ``reconnects`` of both connections."""
-        return stats_of(self._subscriber, self._publisher)
+        return stats_of(*self._links)

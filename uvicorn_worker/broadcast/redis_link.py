@@ -11,7 +11,7 @@ from typing import Any
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast.redis_url import Target
 from uvicorn_worker.broadcast.redis_wire import Denied, Lost, Wire
-from uvicorn_worker.config import PEER_FLUSH_TIME, REDIS_LONGEST_PAUSE, REDIS_PAUSE
+from uvicorn_worker.config import REDIS_LONGEST_PAUSE, REDIS_PAUSE
 from uvicorn_worker.errors import InvalidOption
 
 
@@ -197,11 +197,11 @@ def not_let_in(where: object, error: Denied) -> InvalidOption:
     return InvalidOption(f"groups: Redis at {where} does not let the worker in: {error}")
 
 
-async def stop(*links: Link) -> None:
-    """Stop all, when what was sent has left, or soon."""
+async def stop(*links: Link, within: float) -> None:
+    """Stop all, when what was sent has left, or after so many seconds."""
     flushes = [asyncio.create_task(link.flush()) for link in links if link.is_up]
     if flushes:
-        await asyncio.wait(flushes, timeout=PEER_FLUSH_TIME)
+        await asyncio.wait(flushes, timeout=within)
     for flush in flushes:
         flush.cancel()
     for link in links:

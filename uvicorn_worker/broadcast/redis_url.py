@@ -106,7 +106,10 @@ def is_redis(url: str) -> bool:
 
 def parse(url: str) -> Target:
     """What the URL says; raises ``ValueError``, with a text that has no part of a password."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # Its text may have all that stands before the path.
+        raise ValueError("expected host:port") from None
     scheme = _SCHEME.fullmatch(parts.scheme)
     if scheme is None:
         raise ValueError("expected redis://, rediss://, redis+unix://, redis+sentinel:// or redis+cluster://")

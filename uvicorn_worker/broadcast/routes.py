@@ -20,7 +20,8 @@ from typing import Any
 
 from uvicorn_worker._types import Message
 from uvicorn_worker.broadcast.codec import decode
-from uvicorn_worker.broadcast.groups import Delivery, Early, Gap, Groups
+from uvicorn_worker.broadcast.delivery import Delivery, Gathered
+from uvicorn_worker.broadcast.groups import Early, Gap, Groups
 from uvicorn_worker.broadcast.mailboxes import Full, Mailboxes
 from uvicorn_worker.broadcast.once import Once
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
@@ -40,6 +41,8 @@ class _Listener:
     """A member of one group of the engine."""
 
     __slots__ = ("_deliver", "_group", "_groups", "_name", "_once")
+
+    gathered: Gathered | None = None
 
     def __init__(self, groups: Groups, group: str, deliver: Callable[[Delivery], None]) -> None:
         self._groups = groups
