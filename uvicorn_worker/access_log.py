@@ -48,7 +48,10 @@ class Entry(Protocol):
     #: Where the request's line is not known, the method is ``'-'``, and ``target.raw`` is empty.
     method: str
     target: Target
-    version: str
+
+    @property
+    def version(self) -> str: ...
+
     headers: RequestFields
     #: Seconds of ``time.monotonic()``.
     began: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from uvicorn_worker._types import Application, Connection, Log, Observing, Running
@@ -70,7 +71,9 @@ class Service:
         self.context = copy_context()
         # A task made by the loop is named by a number, which costs 2,000 instructions to write out; only a loop
         # that was given a factory has something to say in the matter.
-        self.create_task: Callable[..., asyncio.Task[None]] = _by_factory if loop.get_task_factory() else asyncio.Task
+        make_task = partial(_by_factory, loop) if loop.get_task_factory() else asyncio.Task
+        self.create_task: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self.create_task = partial(make_task, name="uvicorn_worker")
         self.prefixes = Prefixes(settings.server_header, settings.headers, settings.date_header)
         self.usual_prefixes = UsualPrefixes(settings.server_header, settings.headers, settings.date_header)
         self._refresh_prefixes()
@@ -121,7 +124,7 @@ class Service:
         held, self.held = self.held, []
         for exchange in held:
             if exchange.held_start is not None:
-                exchange.let_go()
+                exchange.let_start_go()
 
     def count_request(self) -> None:
         """Count one more of the requests that the worker may serve."""
@@ -132,7 +135,7 @@ class Service:
 
 
 def _by_factory(
-    coroutine: Coroutine[Any, Any, None], *, loop: asyncio.AbstractEventLoop, name: str
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], *, name: str
 ) -> asyncio.Task[None]:
     return loop.create_task(coroutine, name=name)
 

@@ -30,8 +30,8 @@ FLOORS: dict[int, set[str]] = {
     6: {"http11.head", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"}
     | {"broadcast.redis_cluster", "broadcast.redis_engine"},
     7: {"http11.reader", "websocket.protocol", "broadcast.redis"}
-    | {"interfaces.asgi", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
-    8: {"http11.protocol", "broadcast.engines"},
+    | {"interfaces.asgi_reply", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
+    8: {"http11.protocol", "interfaces.asgi", "broadcast.engines"},
     9: {"accept", "observe", "broadcast.outside"},
     10: {"observation", "server"},
     11: {"worker", "run", "channel_layer", "__init__", "__main__", "broadcast.__init__"},

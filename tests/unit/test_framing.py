@@ -285,16 +285,16 @@ def test_http_1_0_has_no_expectations() -> None:
 
 
 def test_chunks() -> None:
-    assert framing.chunked(b"hello") == b"5\r\nhello\r\n"
-    assert framing.chunked(bytes(255)) == b"ff\r\n" + bytes(255) + b"\r\n"
-    assert framing.chunked(b"") == b""
+    assert b"".join(framing.chunked(b"hello")) == b"5\r\nhello\r\n"
+    assert b"".join(framing.chunked(bytes(255))) == b"ff\r\n" + bytes(255) + b"\r\n"
+    assert framing.chunked(b"") == ()
     assert framing.last_chunk(b"") == b"0\r\n\r\n"
     assert framing.last_chunk(b"a: b\r\n") == b"0\r\na: b\r\n\r\n"
 
 
 def test_plain_and_no_content() -> None:
-    assert framing.plain(b"hello") == b"hello"
-    assert framing.bodiless(b"hello") == b""
+    assert framing.plain(b"hello") == (b"hello",)
+    assert framing.plain(b"") == framing.bodiless(b"hello") == ()
 
 
 LENGTH = b"content-length: 5\r\n"

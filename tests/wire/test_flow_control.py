@@ -196,7 +196,7 @@ async def test_a_sender_that_never_waits_learns_that_the_client_has_gone(serve: 
             await channels["reply"].send({"status": 200, "more_content": True})
             client.reset()
             for _ in range(100):
-                await channels["reply"].send({"content": b"x", "more_content": True})
+                await channels["reply"].send({"content": bytes(1024), "more_content": True})
         except Exception as error:
             errors.append(error)
             raise

@@ -12,14 +12,14 @@ import ssl
 from collections.abc import Coroutine
 from enum import IntEnum
 from http import HTTPStatus
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 from uvicorn_worker._types import Address, Application, Message, ReplyFields, RequestFields
 from uvicorn_worker.config import BODILESS_STATUSES, COPY_BOUND
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, IllegalMove, InvalidReply, RequestRefused, WorkerExit
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, COMPLETE, EXPECTED, READING, BodyWire, RequestBody
-from uvicorn_worker.http11.framing import Target
+from uvicorn_worker.http11.framing import Target, bodiless, chunked
 from uvicorn_worker.http11.wire import LAST_LENGTH_LINES, LINES
 from uvicorn_worker.proxy import Told
 from uvicorn_worker.service import Service
@@ -97,7 +97,7 @@ class Exchange(RequestBody):
 
     __slots__ = (
         "_framing",
-        "_head",
+        "_gathered",
         "_left",
         "_name",
         "connection",
@@ -111,7 +111,6 @@ class Exchange(RequestBody):
         "target",
         "task",
         "template",
-        "version",
     )
 
     #: Whether the interface shows fields as tuples, and not as lists.
@@ -120,7 +119,9 @@ class Exchange(RequestBody):
     # What only some exchanges need is set when they come to need it: each attribute costs 75 instructions a request.
     connection: Wire
     _framing: framing.Framing
-    _head: bytes
+    #: The reply from its head on, in the turn of the loop in which it began. Parts that are sent without waiting are
+    #: many and small: leaving together, each costs half as much.
+    _gathered: list[bytes] | None
     _left: int | None
     _name: str
     task: asyncio.Task[None] | None
@@ -132,7 +133,6 @@ class Exchange(RequestBody):
         self.connection = connection
         self.method = method
         self.target = target
-        self.version = "1.1"
         self.headers = headers
         #: What the application is told beside: the connection's, unless there is something to tell of this request.
         self.template = connection.template
@@ -145,6 +145,11 @@ class Exchange(RequestBody):
 
     def __str__(self) -> str:
         return f"{self.method} {self.target.path}"
+
+    @property
+    def version(self) -> str:
+        """The request's version of HTTP."""
+        return cast(str, self.template["http_version"])
 
     @property
     def ends_with_connection(self) -> bool:
@@ -235,21 +240,20 @@ class Exchange(RequestBody):
         if not self.is_usual:
             return self._send_whole_unusual(status, fields, content)
         connection = self.connection
-        lines = b""
         try:
-            prefix = connection.service.usual_prefixes[status]
+            head = connection.service.usual_prefixes[status]
             if type(fields) is not list:
                 fields = list(fields)  # It may be looked through again.
             for name, value in fields:
-                lines += LINES[name, value]
+                head += LINES[name, value]
         except (wire.DecisiveField, KeyError, TypeError, ValueError):
             return self._send_whole_unusual(status, fields, content)
         length = len(content)
         if length > COPY_BOUND:
-            connection.write(b"".join((prefix, lines, LAST_LENGTH_LINES[length])))
+            connection.write(head + LAST_LENGTH_LINES[length])
             connection.write(content)
         else:
-            connection.write(b"".join((prefix, lines, LAST_LENGTH_LINES[length], content)))
+            connection.write(b"".join((head, LAST_LENGTH_LINES[length], content)))
         self.status = status
         self.sent = length
         self.reply = FINISHED
@@ -284,8 +288,9 @@ class Exchange(RequestBody):
             self.connection.go_on(self)
 
     def start(self, status: int, fields: ReplyFields) -> None:
-        """Start a response whose content is written later. The head leaves with the first of it, or by itself at the
-        end of the loop's turn. A status below 200 is an interim response, which doesn't start the final one.
+        """Start a response whose content is written later. The head leaves at the end of the loop's turn, with what has
+        been written of the content by then. A status below 200 is an interim response, which doesn't start the final
+        one.
 
         Raises as :meth:`send_whole`.
         """
@@ -293,31 +298,34 @@ class Exchange(RequestBody):
         if status in wire.INTERIM_STATUSES:
             self._send_interim(status, fields)
         else:
-            self._head = self._make_head(status, fields, None)[0]
+            self._gathered = [self._make_head(status, fields, None)[0]]
             self.reply = HELD
-            self.connection.service.loop.call_soon(self._let_head_go)
+            self.connection.service.loop.call_soon(self.let_go)
 
-    def write(self, content: bytes, *, finish: bool = False, trailers: bytes = b"") -> None:
+    def write(self, content: bytes, finish: bool = False, trailers: bytes = b"") -> None:
         """Write content of a started response, and ``finish`` it where this is the last, with lines of ``trailers``
         where there are chunks.
 
         Raises :class:`InvalidReply` where it is more, or in the end less, than the ``content-length`` said, having
         sent nothing of it; :class:`IllegalMove`; :class:`ClientDisconnected`.
         """
-        if self.reply is not OPEN and self.reply is not HELD:
-            self._check_move("content")
+        if self.reply is not OPEN:
+            if self.reply is not HELD:
+                self._check_move("content")
+            self.reply = OPEN
         if self._left is not None:
             self._count(len(content), finish)
-        if self._framing is not framing.bodiless:
+        frame = self._framing
+        if frame is not bodiless:
             self.sent += len(content)
-        data = self._framing(content)
-        if finish and self._framing is framing.chunked:
-            data += framing.last_chunk(trailers)
-        if self.reply is HELD:
-            data = self._head + data
-            self.reply = OPEN
-        if data:
-            self.connection.write(data)
+        pieces = frame(content)
+        gathered = self._gathered
+        if gathered is not None and not finish and content and self.sent <= COPY_BOUND:
+            gathered += pieces
+            return
+        if finish and frame is chunked:
+            pieces += (framing.last_chunk(trailers),)
+        self._send(pieces)
         if finish:
             self._finish()
 
@@ -342,7 +350,7 @@ class Exchange(RequestBody):
         if content is not None:
             if self._left is not None:
                 self._count(len(content), finish=True)
-            content = self._framing(content)
+            content = b"".join(self._framing(content))
         if framing.has_token(given.get(wire.CONNECTION, ()), b"close") or self._is_delimited_by_end:
             self.end_connection()
         self.status = status
@@ -411,10 +419,19 @@ class Exchange(RequestBody):
         if self.version == "1.1" and not self.connection.write_paused:
             self.connection.write(wire.STATUS_LINES[status] + lines + b"\r\n")
 
-    def _let_head_go(self) -> None:
+    def let_go(self) -> None:
+        """The turn of the loop in which the reply began is over, or there will be no more of it."""
         if self.reply is HELD:
-            self.connection.write(self._head)
             self.reply = OPEN
+        if self.reply is OPEN:
+            self._send(())
+
+    def _send(self, pieces: tuple[bytes, ...]) -> None:
+        """Have what was gathered leave, and ``pieces``."""
+        gathered, self._gathered = self._gathered, None
+        data = b"".join((*gathered, *pieces) if gathered else pieces)
+        if data:
+            self.connection.write(data)
 
     def client_gone(self) -> None:
         """There is nobody to answer any more."""

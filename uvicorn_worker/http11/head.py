@@ -10,15 +10,11 @@ from uvicorn_worker.http11 import framing
 from uvicorn_worker.http11.body import ABSENT
 from uvicorn_worker.http11.exchange import Exchange, Wire
 from uvicorn_worker.http11.framing import DECISIVE_FIELDS
-from uvicorn_worker.memo import Memo
 from uvicorn_worker.proxy import USUAL_FIELDS
 from uvicorn_worker.service import Service
 
 # Request fields that make a difference to what is read here or told of it; of the others nothing is known.
 _NOTABLE_FIELDS = DECISIVE_FIELDS | USUAL_FIELDS
-
-#: Values of Host that have been found good.
-HOSTS: Memo[bytes, bool] = Memo(framing.is_host, lambda host: len(host) <= 256)
 
 
 class HeadReader(Wire):
@@ -59,7 +55,7 @@ class HeadReader(Wire):
 
     def _on_header_list(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        value = value.rstrip(b" \t")
+        value = value.rstrip()
         if name in _NOTABLE_FIELDS:
             if name == b"host" and self._host is None:
                 self._host = value
@@ -71,7 +67,7 @@ class HeadReader(Wire):
 
     def _on_header_tuple(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        value = value.rstrip(b" \t")
+        value = value.rstrip()
         if name in _NOTABLE_FIELDS:
             if name == b"host" and self._host is None:
                 self._host = value
@@ -96,7 +92,9 @@ class HeadReader(Wire):
 
         Raises :class:`RequestRefused`.
         """
-        version = exchange.version = parser.get_http_version()
+        version = parser.get_http_version()
+        if version != "1.1":
+            exchange.template = exchange.template | {"http_version": version}
         framing.check_version(version)
         if not parser.should_keep_alive():
             exchange.end_connection()
@@ -113,11 +111,9 @@ class HeadReader(Wire):
             exchange.expect_body(None, when_asked=expected)
         elif lengths and int(lengths[0]):
             exchange.expect_body(int(lengths[0]), when_asked=expected)
-        if version != "1.1":
-            exchange.template = exchange.template | {"http_version": version}
-            # RFC 9112 section 9.3: close counts before keep-alive, which is all that the parser looks for here.
-            if framing.has_token(values[b"connection"], b"close"):
-                exchange.end_connection()
+        # RFC 9112 section 9.3: close counts before keep-alive, which is all that the parser looks for here.
+        if version != "1.1" and framing.has_token(values[b"connection"], b"close"):
+            exchange.end_connection()
         if version != "1.1" or exchange.body is not ABSENT:
             exchange.is_usual = False
         return values[b"upgrade"]

@@ -21,7 +21,7 @@ from uvicorn_worker.errors import BodyStalled, ClientDisconnected, RequestRefuse
 from uvicorn_worker.flow import FlowControl
 from uvicorn_worker.http11 import wire
 from uvicorn_worker.http11.body import COMPLETE, DROPPING, READING
-from uvicorn_worker.http11.exchange import FINISHED, HELD, WAITING, Exchange
+from uvicorn_worker.http11.exchange import FINISHED, HELD, OPEN, WAITING, Exchange
 from uvicorn_worker.http11.framing import refuse
 from uvicorn_worker.http11.reader import HEAD, OVER, SWITCHING, RequestReader
 from uvicorn_worker.http11.upgrade import Upgraded
@@ -37,6 +37,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
 
     __slots__ = (
         "_exchange",
+        "_idle_until",
         "_last_chance",
         "_owed",
         "_queue",
@@ -73,7 +74,10 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         self._unparsed: memoryview | None = None
         self._reading_paused = False
         self._room: asyncio.Future[None] | None = None
+        #: It stays among those that are idle while it serves a request, if that is what it was: who asks again within
+        #: the same tick has the same deadline then, and to leave a queue and to join it costs 500 instructions more.
         self._waiting: Deadlines | None = None
+        self._idle_until = 0.0
         self._transport: asyncio.Transport | None = None
         #: Whether it was idle when it was last asked to drain.
         self._last_chance = False
@@ -115,15 +119,14 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         if self._exchange is not None or self.write_paused:
             return self._enqueue(exchange)
         self._exchange = exchange
-        if self._waiting is not None:
-            self._waiting.pop(self, None)
-            self._waiting = None
         service = self.service
+        if self._waiting is not service.idle_waits:
+            self._wait(None)
         if service.requests_left is not None:
             service.count_request()
         service.running.add(exchange)
         # The task has a copy of the context that this runs in, which is the connection's own.
-        exchange.task = service.create_task(exchange.run(service), loop=service.loop, name="uvicorn_worker")
+        exchange.task = service.create_task(exchange.run(service))
 
     def _enqueue(self, exchange: Exchange | RequestRefused) -> None:
         if self._queue is None:
@@ -141,8 +144,10 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         elif self._queue:
             self._begin_next()
         else:
-            waits = self._waiting = self.service.head_waits if self._unfinished else self.service.idle_waits
-            waits[self] = waits.due
+            waits = self.service.head_waits if self._unfinished else self.service.idle_waits
+            if self._waiting is not waits or self._idle_until != waits.due:
+                self._idle_until = waits.due
+                self._wait(waits)
 
     def _begin_next(self) -> None:
         """Turn to the first in the queue, if the client reads what it is sent."""
@@ -197,6 +202,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
     def refuse_body(self, exchange: Exchange, refusal: RequestRefused) -> None:
         """The body of the exchange under way is unreadable: answer instead of the application, if it hasn't."""
         unanswered = exchange.reply is WAITING or exchange.reply is HELD
+        if exchange.reply is OPEN:
+            exchange.let_go()
         exchange.client_gone()
         self._exchange = None
         if unanswered:
@@ -245,7 +252,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
             self._slice = -1
 
     def _head_begun(self) -> None:
-        if self._waiting is self.service.idle_waits or self._waiting is self.service.closing_waits:
+        is_idle = self._waiting is self.service.idle_waits and self._exchange is None
+        if is_idle or self._waiting is self.service.closing_waits:
             self._wait(self.service.head_waits)
 
     def _pause_reading(self) -> None:
@@ -296,6 +304,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         elif deadlines is service.head_waits:
             self._close()
         elif deadlines is service.idle_waits:
+            if exchange is not None:
+                return  # It was idle then, and will be again.
             if self._transport is not None and self._transport.get_write_buffer_size():
                 self._watch_unsent()  # Not idle yet: the client reads its last reply.
             else:
@@ -386,6 +396,8 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
     def cut(self, exchange: Exchange) -> None:
         """End the connection so that the client can tell that the reply is not whole."""
         ends_with_connection = exchange.ends_with_connection
+        if exchange.reply is OPEN:
+            exchange.let_go()
         exchange.client_gone()
         if ends_with_connection and self._transport is not None:
             # An orderly end of the connection would be the orderly end of the reply.

@@ -14,7 +14,7 @@ from uvicorn_worker.broadcast.delivery import NOTHING, Delivery
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 from uvicorn_worker.http11.exchange import WAITING, Exchange
 from uvicorn_worker.http11.wire import bytes_of, list_fields
-from uvicorn_worker.interfaces.scope import GROUPS, GroupsExtension, is_of_disconnect, scope_of
+from uvicorn_worker.interfaces.scope import GROUPS, GroupsExtension, handshake_scope, is_of_disconnect
 from uvicorn_worker.websocket.frames import BINARY, NORMAL_CLOSURE, TEXT, check_close
 from uvicorn_worker.websocket.session import ASKED, OPEN, Session
 
@@ -58,10 +58,7 @@ class WebSocketASGI(GroupsExtension, _OverSession):
         self._denial = None
         self._request = request
         self._offered = subprotocols
-        scope = scope_of(request)
-        scope["type"] = "websocket"
-        del scope["method"]
-        scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+        scope = handshake_scope(request)
         scope["subprotocols"] = subprotocols
         tls = scope["extensions"].get("tls")
         scope["extensions"] = {"websocket.http.response": {}, GROUPS: self} | ({"tls": tls} if tls else {})

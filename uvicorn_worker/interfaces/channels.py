@@ -13,7 +13,7 @@ from uvicorn_worker.broadcast.delivery import NOTHING
 from uvicorn_worker.config import RECEIVE_GRACE
 from uvicorn_worker.errors import InvalidReply, WorkerExit
 from uvicorn_worker.http11.body import ABSENT
-from uvicorn_worker.http11.exchange import FINISHED, Exchange
+from uvicorn_worker.http11.exchange import FINISHED, WAITING, Exchange
 from uvicorn_worker.interfaces.messages import not_utf8
 from uvicorn_worker.interfaces.reply import GroupReply
 from uvicorn_worker.service import Service
@@ -34,7 +34,10 @@ class HTTPChannels(GroupReply):
     def call(self, app: Application) -> Coroutine[Any, Any, None]:
         message = self.template.copy()
         message["method"] = self.method
-        message["path"], message["raw_path"], message["query_string"], _ = self.target
+        target = self.target
+        message["path"] = target.path
+        message["raw_path"] = target.raw_path
+        message["query_string"] = target.query_string
         message["headers"] = self.headers
         if self.body is ABSENT:
             return app(message, {"reply": self, "groups": self.connection.service.groups})
@@ -69,9 +72,15 @@ class HTTPChannels(GroupReply):
             content = message.get("content")
         except AttributeError:
             raise InvalidReply(f"a message is a dict, not {message!r:.100}") from None
-        if type(content) is bytes and "status" in message and not message.get("more_content"):
+        more_content = "more_content" in message and message["more_content"]
+        if type(content) is bytes and "status" in message and not more_content:
             return self.send_whole(message["status"], message.get("headers", ()), content)
-        self.answer(message)
+        if type(content) is bytes and self.reply is not WAITING and len(message) == (2 if more_content else 1):
+            self.write(content, not more_content)
+            if more_content and self._gathered is not None:
+                return  # Nothing has left yet that could be waited for.
+        else:
+            self.answer(message)
         connection = self.connection
         if connection.write_paused or (self.reply is not FINISHED and connection.is_closing()):
             await self.drain()
@@ -118,7 +127,10 @@ class WebSocketChannels(_OverSession):
         del message["method"]
         message["channel"] = "websocket.connect"
         message["scheme"] = "wss" if message["scheme"] == "https" else "ws"
-        message["path"], message["raw_path"], message["query_string"], _ = request.target
+        target = request.target
+        message["path"] = target.path
+        message["raw_path"] = target.raw_path
+        message["query_string"] = target.query_string
         message["headers"] = request.headers
         message["order"] = 0
         message["subprotocols"] = subprotocols
@@ -173,7 +185,7 @@ class WebSocketChannels(_OverSession):
         """Call the application with ``message`` in a task of its own, once those before it have started."""
         order = self.order
         service = self.service
-        task = service.create_task(self._run_call(message, order), loop=service.loop, name="uvicorn_worker")
+        task = service.create_task(self._run_call(message, order))
         calls = self.calls
         calls[order] = task
         if task.done():  # A task factory of the application's can run it at once.

@@ -106,21 +106,27 @@ def template_for(service: Service, client: Address | None, server: Address | Non
     }
 
 
-def scope_of(request: Exchange) -> Message:
-    """The scope of a request, which is that of a WebSocket's handshake but for a few keys."""
-    state = request.connection.service.state
+def handshake_scope(request: Exchange) -> Message:
+    """The scope of a WebSocket, but for what only its session knows."""
     scope = request.template.copy()
-    scope["method"] = request.method
-    scope["path"], scope["raw_path"], scope["query_string"], _ = request.target
+    del scope["method"]
+    scope["type"] = "websocket"
+    scope["scheme"] = "wss" if scope["scheme"] == "https" else "ws"
+    scope["path"] = request.target.path
+    scope["raw_path"] = request.target.raw_path
+    scope["query_string"] = request.target.query_string
+    mount(scope)
+    scope["headers"] = request.headers
+    scope["state"] = request.connection.service.state.copy()
+    return scope
+
+
+def mount(scope: Message) -> None:
+    """Put the path of a scope below its ``root_path``, as ASGI has it."""
     root_path = scope["root_path"]
-    if root_path and scope["path"] != "*":
+    if scope["path"] != "*":
         scope["path"] = root_path + scope["path"]
         scope["raw_path"] = root_path.encode() + scope["raw_path"]
-    scope["headers"] = request.headers
-    scope["state"] = state.copy() if state else {}
-    extensions = scope["extensions"] = scope["extensions"].copy()
-    extensions[GROUPS] = request
-    return scope
 
 
 def tls_extension(connection: ssl.SSLObject) -> dict[str, Any]:
