@@ -186,6 +186,12 @@ async def test_a_worker_that_does_not_answer_is_a_gap_and_holds_nobody_up_for_lo
             assert [(gap.reason, gap.groups) for gap in one.sink.gaps] == [
                 ("no answer from the workers 1.a within 1 s", frozenset())
             ]
+            [name] = set(workers.names) - {"1.a"}
+            with socket.socket(socket.AF_UNIX) as late:
+                late.connect(os.path.join(directory, name))
+                late.sendall(HELLO)
+                await one.sink.until(lambda: len(one.sink.gaps) == 2)
+            assert one.sink.gaps[1][:2] == ("worker 1.a has answered only now", None)
             silent.close()
             os.unlink(os.path.join(directory, "1.a"))
 

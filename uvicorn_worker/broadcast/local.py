@@ -226,7 +226,10 @@ class LocalEngine(Engine):
         if not _NAME.fullmatch(name):
             raise mesh.MeshError(f"no name of a worker: {name!r:.100}")
         self._reach(name)
+        is_late = self._joined is None and name in self._unanswered
         self._is_answered(name)
+        if is_late:  # Who has joined since has heard nothing of it.
+            self.has_missed(f"worker {name} has answered only now", None)
 
     def _is_answered(self, name: str) -> None:
         self._unanswered.discard(name)
