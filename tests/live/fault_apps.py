@@ -70,7 +70,7 @@ async def counts(message: dict[str, Any], channels: dict[str, Any]) -> None:
     found = {
         f"{kind.__module__}.{kind.__qualname__}": number
         for kind, number in kinds.items()
-        if kind.__module__.partition(".")[0] in ("uvicorn_worker", "uvloop", "websockets", "asyncio", "_asyncio")
+        if str(kind.__module__).partition(".")[0] in ("uvicorn_worker", "uvloop", "websockets", "asyncio", "_asyncio")
     }
     found["tasks"] = len(asyncio.all_tasks())
     found["descriptors"] = len(os.listdir("/proc/self/fd"))
@@ -141,3 +141,45 @@ async def jump(message: dict[str, Any], channels: dict[str, Any]) -> None:
     offset = float(apps.last_part(message))
     time.time = lambda: wall() + offset
     await answer(channels, b"")
+
+
+# -- the same for ASGI
+
+
+async def asgi(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    if scope["type"] == "websocket":
+        await asgi_websocket(scope, receive, send)
+    elif scope["type"] == "http":
+        await asgi_http(scope, receive, send)
+
+
+async def asgi_http(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """By way of the coroutine for the path: an ASGI application's send takes what its channels are told."""
+
+    class Reply:
+        has_begun = False
+
+        async def send(self, message: dict[str, Any]) -> None:
+            if not self.has_begun:
+                self.has_begun = True
+                headers = [(name, value) for name, value in message.get("headers", ())]
+                await send({"type": "http.response.start", "status": message["status"], "headers": headers})
+            body = {"body": message.get("content", b""), "more_body": message.get("more_content", False)}
+            await send({"type": "http.response.body", **body})
+
+    class Body:
+        async def receive(self) -> dict[str, Any]:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                raise OSError("the client has gone")
+            return {"content": event["body"], "more_content": event["more_body"]}
+
+    await globals()[scope["path"].split("/")[1]](scope, {"reply": Reply(), "body": Body()})
+
+
+async def asgi_websocket(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.close"} if scope["path"] == "/no" else {"type": "websocket.accept"})
+    while (event := await receive())["type"] == "websocket.receive":
+        answer = told({"text": event.get("text"), "bytes": event.get("bytes")})
+        await send({"type": "websocket.close"} if "close" in answer else {"type": "websocket.send", **answer})

@@ -163,7 +163,7 @@ def test_access_lines_are_written_again_when_the_disk_has_room_again(serve: Serv
 
 
 def test_a_wall_clock_that_jumps_shows_in_the_date_and_ends_no_wait(serve: Serve) -> None:
-    """Decades of it are past every deadline, were it asked; a deadline that passes all the same is in the wire tests."""
+    """Decades are past every deadline. That one passes all the same is in the wire tests."""
     server = serve(APP, *KEEP, "--timeout", "60")
     worker = server.worker
     idle, body, wire = (server.connect() for _ in range(3))

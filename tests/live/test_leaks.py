@@ -1,0 +1,56 @@
+"""What is left of requests, WebSockets and connections when they are over, however they ended: nothing.
+
+Small here; with FULL_SIZE=1 in the environment they are 100,000, 10,000 and 10,000.
+"""
+
+import json
+from contextlib import suppress
+
+import pytest
+
+from .endings import abort, ask, converse
+from .harness import FULL_SIZE, Serve, Server, eventually, memory
+
+REQUESTS, WEBSOCKETS, ABORTED = (100_000, 10_000, 10_000) if FULL_SIZE else (1500, 250, 250)
+ROOM = 16  # MiB that the worker may grow by
+
+SERVED = {
+    "channels": ("fault_apps:app", ()),
+    "channels, logged": ("fault_apps:app", ("--access-logfile", "/dev/null")),
+    "asgi": ("fault_apps:asgi", ()),
+    "asgi, logged": ("fault_apps:asgi", ("--access-logfile", "/dev/null")),
+}
+
+
+def counts(server: Server) -> dict[str, int]:
+    found: dict[str, int] = json.loads(server.ask("/counts").text)
+    return found
+
+
+def differences(server: Server, before: dict[str, int]) -> dict[str, tuple[int, int]]:
+    now = counts(server)
+    return {
+        kind: (before.get(kind, 0), now.get(kind, 0))
+        for kind in before.keys() | now.keys()
+        if before.get(kind) != now.get(kind)
+    }
+
+
+@pytest.mark.parametrize(("app", "options"), SERVED.values(), ids=SERVED)
+def test_nothing_is_left_of_what_is_over(serve: Serve, app: str, options: tuple[str, ...]) -> None:
+    server = serve(app, *options)
+    worker = server.worker
+    ask(server, 100)
+    converse(server, 50)
+    abort(server, 200, seed=0)
+    before, size = counts(server), memory(worker, "VmRSS")
+    ask(server, REQUESTS)
+    converse(server, WEBSOCKETS)
+    abort(server, ABORTED, seed=1)
+    with suppress(AssertionError):
+        eventually(lambda: not differences(server, before))
+    assert differences(server, before) == {}
+    grown = memory(worker, "VmRSS") - size
+    print(f"{app} {' '.join(options)}: {before['descriptors']} descriptors, {before['tasks']} tasks, {grown} MiB more")
+    assert grown < ROOM
+    assert server.ask("/pid").text == str(worker)
