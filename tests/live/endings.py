@@ -3,9 +3,9 @@
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from .client import BINARY, Wire, chunked, close_frame, frame, handshake, request
-from .harness import Server
 
 _CLOSE = "Connection: close"
 
@@ -55,9 +55,16 @@ _SCRIPTS: list[bytes] = [
 ]
 
 
-def ask(server: Server, count: int) -> None:
+def connect(address: Any, data: bytes) -> Wire:
+    """A new connection, ``data`` sent."""
+    wire = Wire(address)
+    wire.send(data)
+    return wire
+
+
+def ask(address: Any, count: int) -> None:
     """So many requests that are answered, a few of which end their connections in every way."""
-    wire = server.connect()
+    wire = Wire(address)
     for number in range(count):
         sent, status = REQUESTS[number % len(REQUESTS)]
         wire.send(sent)
@@ -65,38 +72,36 @@ def ask(server: Server, count: int) -> None:
         assert reply.status == status, (sent, reply)
         if reply.headers.get("connection") == "close":
             wire.close()
-            wire = server.connect()
+            wire = Wire(address)
         if number % 10 == 0:
-            hang_up(server.connect(BROKEN[number // 10 % len(BROKEN)]))
+            hang_up(connect(address, BROKEN[number // 10 % len(BROKEN)]))
     wire.close()
-    server.hang_up()
 
 
-def converse(server: Server, count: int) -> None:
+def converse(address: Any, count: int) -> None:
     """So many WebSockets."""
     for number in range(count):
-        wire = server.raw_websocket("/", data=CONVERSATIONS[number % len(CONVERSATIONS)])
+        wire = connect(address, handshake("/") + CONVERSATIONS[number % len(CONVERSATIONS)])
+        assert wire.until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
         if number % 3:
             wire.say_no_more()
             hang_up(wire)
         else:
             wire.reset()
-    server.hang_up()
 
 
-def abort(server: Server, count: int, seed: int, at_once: int = 50) -> None:
+def abort(address: Any, count: int, seed: int, at_once: int = 50) -> None:
     """So many connections that end at a random byte and moment of what they would have said, with others around."""
     moments = random.Random(seed)
     ends: list[Callable[[Wire], None]] = [Wire.reset, Wire.reset, Wire.close, hang_up]
     open_ones: list[Wire] = []
     for _ in range(count):
         script = moments.choice(_SCRIPTS)
-        open_ones.append(server.connect(script[: moments.randint(0, len(script))]))
+        open_ones.append(connect(address, script[: moments.randint(0, len(script))]))
         if len(open_ones) == at_once:
             moments.choice(ends)(open_ones.pop(moments.randrange(at_once)))
     for wire in open_ones:
         wire.reset()
-    server.hang_up()
 
 
 def hang_up(wire: Wire) -> None:

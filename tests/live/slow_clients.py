@@ -4,9 +4,9 @@ import select
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from .client import Wire, request
-from .harness import Server
 
 _UPLOAD = request("/echo", "Content-Length: 1000000", method="POST")
 
@@ -57,15 +57,17 @@ class SlowClients:
 
     SHARES = 25
 
-    def __init__(self, server: Server, of_each: int) -> None:
-        self.all = list(self._connect(server, of_each))
+    def __init__(self, address: Any, of_each: int) -> None:
+        self.all = list(self._connect(address, of_each))
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def _connect(self, server: Server, of_each: int) -> Iterator[Slow]:
+    def _connect(self, address: Any, of_each: int) -> Iterator[Slow]:
         for _ in range(of_each):
             for kind, (first, _, _) in KINDS.items():
-                yield Slow(kind, server.connect(first, receive_buffer=4096))
+                wire = Wire(address, receive_buffer=4096)
+                wire.send(first)
+                yield Slow(kind, wire)
 
     def __enter__(self) -> "SlowClients":
         self._thread.start()
