@@ -146,7 +146,7 @@ def post_worker_init(worker):
     assert_as_before(server, worker)
 
 
-def test_a_full_disk_is_told_of_once_and_access_lines_are_written_again_when_it_has_room(serve: Serve, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_of_once_and_ends_no_access_log(serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "access.log"
     server = serve(APP, *KEEP, "--access-logfile", str(file), "--access-logformat", "%(U)s %(q)s")
     worker, wire = server.worker, server.connect()
