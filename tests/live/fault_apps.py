@@ -85,9 +85,14 @@ async def memory_error(message: dict[str, Any], channels: dict[str, Any]) -> Non
 
 
 async def hog(message: dict[str, Any], channels: dict[str, Any]) -> None:
-    """Takes more memory than there is, and does not let go of what it got."""
-    while True:
-        hoard.append(bytearray(1 << 20))
+    """Takes what memory there is, to the last page, and does not let go of it."""
+    size = 1 << 20
+    while size >= 4096:
+        try:
+            hoard.append(bytearray(size))
+        except MemoryError:
+            size //= 2
+    raise MemoryError
 
 
 async def let_go(message: dict[str, Any], channels: dict[str, Any]) -> None:
