@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 
+from .client import Wire
 from .endings import abort, ask, converse
 from .harness import FULL_SIZE, Serve, Server, eventually, memory
 
@@ -21,7 +22,10 @@ SERVED = {
 
 
 def counts(server: Server) -> dict[str, int]:
-    found: dict[str, int] = json.loads(server.ask("/counts").text)
+    """Asked for by a connection that has served: the task that has made it is over."""
+    with Wire(server.address) as wire:
+        assert wire.ask("/quiet").status == 200
+        found: dict[str, int] = json.loads(wire.ask("/counts").text)
     return found
 
 

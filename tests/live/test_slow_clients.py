@@ -12,7 +12,7 @@ from .endings import connect
 from .harness import APPS, FULL_SIZE, Serve, Server, eventually, sockets
 from .slow_clients import Slow, SlowClients
 
-OF_EACH, REQUESTS, SECONDS = (84, 2000, 15) if FULL_SIZE else (8, 100, 5)
+OF_EACH, REQUESTS, SECONDS = (84, 2000, 10) if FULL_SIZE else (8, 100, 5)
 
 #: How a connection ends that was slow in one way; b"" is an end without a word.
 ENDS = {
