@@ -35,6 +35,7 @@ class AccessWriter:
         self._log = log
         self._handler: logging.StreamHandler[Any] | None = None
         self._lines: list[str] = []
+        self._failure_was_logged = False
         self._at_turns_end = at_turns_end
 
     def look_again(self) -> bool:
@@ -57,8 +58,11 @@ class AccessWriter:
     def _turn_is_over(self) -> None:
         try:
             self.flush()
-        except Exception:  # A full disk, for one.
-            self._log.error("The access log failed", exc_info=True)
+            self._failure_was_logged = False
+        except Exception:  # A full disk, for one, of which a line for each turn would fill another.
+            if not self._failure_was_logged:
+                self._failure_was_logged = True
+                self._log.error("The access log failed", exc_info=True)
 
     def flush(self) -> None:
         """Write the lines that wait; raises what the stream raises."""

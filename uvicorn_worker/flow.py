@@ -65,3 +65,21 @@ class FlowControl:
         """Close now, whatever is under way."""
         if self._transport is not None:
             self._transport.abort()
+
+
+class Unread:
+    """What waits for a client to read some of what it is sent, and cuts it off where it reads nothing of it."""
+
+    __slots__ = ("_transport", "_unsent")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._unsent = transport.get_write_buffer_size()
+
+    def deadline_passed(self, deadlines: Deadlines) -> None:
+        unsent = self._transport.get_write_buffer_size()
+        if unsent < self._unsent:
+            self._unsent = unsent
+            deadlines[self] = deadlines.due
+        else:
+            self._transport.abort()

@@ -351,6 +351,10 @@ class Worker:
             self.service.tick(self.clock.now + 1, self._wall)
             await turn(4)
 
+    def jump(self, seconds: int) -> None:
+        """Somebody sets the wall clock, ahead or back."""
+        self._wall += seconds
+
     def drain(self) -> None:
         """What a server does with its connections when it is told to stop."""
         self.service.draining = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from email.utils import formatdate
 
 import pytest
 
@@ -365,6 +366,95 @@ async def test_a_client_that_never_reads_its_replies_is_given_up(serve: Serve, p
     client.send(get() * pipelined)
     await worker.wait(100)
     assert client.state == "aborted"
+
+
+class Pours:
+    """Sends a megabyte in pieces, and keeps how that ends."""
+
+    error: Exception | None = None
+    is_done = False
+
+    async def __call__(self, message: dict, channels: dict) -> None:
+        reply = channels["reply"]
+        try:
+            await reply.send({"status": 200, "more_content": True})
+            for left in range(99, -1, -1):
+                await reply.send({"content": bytes(10_000), "more_content": left > 0})
+        except Exception as error:
+            self.error = error
+            raise
+        self.is_done = True
+
+
+async def test_a_client_that_never_reads_a_reply_under_way_is_given_up(serve: Serve) -> None:
+    app = Pours()
+    worker = serve(app, timeout=30.0)
+    client = worker.connect()
+    client.stop_reading()
+    client.send(get())
+    await turn()
+    client.read(10_000)
+    assert await seconds_until_end(worker, client) in (60, 61, 62)  # It had read some in the first thirty.
+    assert client.state == "aborted"
+    assert type(app.error) is ClientDisconnected
+
+
+async def test_a_client_that_reads_a_reply_under_way_slowly_is_waited_for(serve: Serve) -> None:
+    app = Pours()
+    worker = serve(app, timeout=30.0)
+    client = worker.connect()
+    client.stop_reading()
+    client.send(get())
+    for _ in range(120):
+        await worker.wait(28)
+        client.read(10_000)
+    await turn(100)
+    assert app.is_done
+    assert client.received.endswith(b"\r\n0\r\n\r\n")
+
+
+async def test_a_client_that_reads_on_in_time_has_as_long_for_the_next_part(serve: Serve) -> None:
+    app = Pours()
+    worker = serve(app, timeout=30.0)
+    client = worker.connect()
+    client.stop_reading()
+    client.send(get())
+    await worker.wait(25)
+    client.read(client.transport.get_write_buffer_size())
+    await worker.wait(25)
+    assert client.state == "open"
+    await worker.wait(10)
+    assert client.state == "aborted"
+
+
+async def test_without_a_timeout_a_reply_may_be_read_when_the_client_likes(serve: Serve) -> None:
+    app = Pours()
+    worker = serve(app, timeout=0.0)
+    client = worker.connect()
+    client.stop_reading()
+    client.send(get())
+    await worker.wait(500)
+    assert client.state == "open"
+    client.read()
+    await turn(500)
+    assert app.is_done
+
+
+# The wall clock.
+
+
+@pytest.mark.parametrize("jump", [10**9, -(10**9)], ids=["ahead", "back"])
+async def test_a_wall_clock_that_jumps_moves_the_date_and_no_deadline(serve: Serve, jump: int) -> None:
+    worker = serve(keepalive=10.0, date_header=True)
+    client = worker.connect()
+    worker.jump(2 * 10**9)
+    await client.ask(get())
+    worker.jump(jump)
+    await worker.wait(2)
+    assert client.state == "open"
+    date = formatdate(2 * 10**9 + jump + 2, usegmt=True)
+    assert f"date: {date}\r\n".encode() in await client.ask(get())
+    assert await seconds_until_end(worker, client) in (10, 11, 12)
 
 
 async def test_a_reply_that_ends_with_its_connection_is_cut_by_a_reset(serve: Serve) -> None:

@@ -18,7 +18,7 @@ from uvicorn_worker._types import Address
 from uvicorn_worker.clock import Deadlines
 from uvicorn_worker.config import SLICE
 from uvicorn_worker.errors import BodyStalled, ClientDisconnected, RequestRefused
-from uvicorn_worker.flow import FlowControl
+from uvicorn_worker.flow import FlowControl, Unread
 from uvicorn_worker.http11 import wire
 from uvicorn_worker.http11.body import COMPLETE, DROPPING, READING
 from uvicorn_worker.http11.exchange import FINISHED, HELD, OPEN, WAITING, Exchange
@@ -292,6 +292,17 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._begin_next()
+
+    async def room_to_write(self) -> None:
+        """As :class:`FlowControl` has it; a client that reads nothing for ``timeout`` is made to go."""
+        if self._transport is None:
+            return
+        waits, unread = self.service.closing_waits, Unread(self._transport)
+        waits[unread] = waits.due
+        try:
+            await super().room_to_write()
+        finally:
+            waits.pop(unread, None)
 
     # Deadlines.
 
