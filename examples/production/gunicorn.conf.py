@@ -52,7 +52,7 @@ keepalive = 75  # an idle connection is kept for so long: longer than the proxy 
 
 # -- the proxy in front: whose X-Forwarded-For and X-Forwarded-Proto are believed; a Unix socket's always
 
-forwarded_allow_ips = "127.0.0.1,::1"
+forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")
 
 # -- logs, to stdout and stderr, which systemd and containers collect
 
