@@ -53,7 +53,7 @@ class Browser:
         with ExitStack() as stack:
             self._process = self._start(stack.enter_context(open(self._folder / "log", "wb")))
             stack.callback(self._kill)
-            address = eventually(self._address, message=(self._folder / "log").read_text())
+            address = eventually(self._address, within=60, message=f"no address in {self._folder / 'log'}")
             self._control = stack.enter_context(websocket(address))
             self._stack = stack.pop_all()
         return self
