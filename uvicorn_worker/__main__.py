@@ -33,12 +33,12 @@ class _Application(WSGIApplication):  # type: ignore[misc]
         super().run()
 
     def _ask_worker_class(self) -> None:
-        worker_class = self.cfg.worker_class
-        if hasattr(worker_class, "check_config"):  # Any class of worker may be configured.
-            try:
+        try:
+            worker_class = self.cfg.worker_class
+            if hasattr(worker_class, "check_config"):  # Any class of worker may be configured.
                 worker_class.check_config(self.cfg, logging.getLogger("gunicorn.error"))
-            except RuntimeError as error:
-                sys.exit(f"\nError: {error}\n")
+        except RuntimeError as error:
+            sys.exit(f"\nError: {error}\n")
 
 
 def main() -> None:

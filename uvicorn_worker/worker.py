@@ -15,6 +15,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
+import gunicorn
 import uvloop
 from gunicorn import sock
 from gunicorn.arbiter import Arbiter
@@ -27,12 +28,15 @@ from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFail
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
 from uvicorn_worker.inherited import directory_of_master, signals_before
-from uvicorn_worker.interfaces.detect import detect_interface
+from uvicorn_worker.interfaces.detect import applications_beside, detect_interface
 from uvicorn_worker.leaving import close_loop, ignore_exits, leave, leave_within, status_by
 from uvicorn_worker.observation import Observation, lend_handlers
 from uvicorn_worker.options import read_options, settings_under
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
 from uvicorn_worker.tls import Contexts
+
+if gunicorn.version_info < (23, 0):  # As setup.cfg says; Gunicorn shows a RuntimeError as one line.
+    raise RuntimeError(f"Gunicorn {gunicorn.__version__} is too old for this worker: pip install -U 'gunicorn>=23'")
 
 _CONTEXTS = Contexts(sock.ssl_context)
 
@@ -135,13 +139,14 @@ class UvicornWorker(Worker):
             self._load_or_show()
         except ImportError as error:
             hint = ""
-            if self._is_application_module(error.name):
+            if self._is_about_application_module(error):
                 hint = f" (looked for in {os.getcwd()}; --chdir says where else)"
             else:
                 self.log.exception("The application could not be imported")
             self._fail_boot(f"The application could not be imported: {error}{hint}", Arbiter.APP_LOAD_ERROR)
         except AppImportError as error:
-            self._fail_boot(f"The application could not be loaded: {error}", Arbiter.APP_LOAD_ERROR)
+            hint = applications_beside(getattr(self.app, "app_uri", None) or "")
+            self._fail_boot(f"The application could not be loaded: {error}{hint}", Arbiter.APP_LOAD_ERROR)
         except WorkerExit:
             raise
         except SystemExit as error:
@@ -156,7 +161,7 @@ class UvicornWorker(Worker):
         except WorkerExit:
             raise
         except (Exception, SystemExit) as error:
-            is_misspelt = isinstance(error, ImportError) and self._is_application_module(error.name)
+            is_misspelt = isinstance(error, ImportError) and self._is_about_application_module(error)
             if self.reloader is None or is_misspelt:
                 raise
             self.log.exception("The application could not be loaded")
@@ -169,9 +174,10 @@ class UvicornWorker(Worker):
         self.wsgi = error_page(failure)
         self._settings = replace(self._settings, interface="channels")
 
-    def _is_application_module(self, name: str | None) -> bool:
+    def _is_about_application_module(self, error: ImportError) -> bool:
         """Whether a module that wasn't found is the one that the command line names, or a package of it."""
         uri = getattr(self.app, "app_uri", None) or ""
+        name = error.name or getattr(error.__context__, "name", None)  # of a file, Gunicorn says what may be meant
         return name is not None and f"{uri.partition(':')[0]}.".startswith(f"{name}.")
 
     def _fail_boot(self, line: str, status: int) -> NoReturn:

@@ -103,6 +103,42 @@ def test_an_application_that_is_not_there_stops_the_master_with_4(
         assert ended.boots == 0
 
 
+SHOP = """\
+from asyncio import sleep
+
+
+class Shop:
+    async def __call__(self, scope, receive, send): ...
+
+
+async def shop(message, channels): ...
+
+
+async def helper(number): ...
+
+
+asgi = Shop()
+"""
+
+
+@pytest.mark.parametrize(
+    ("app", "told"),
+    [
+        ("shopping:shop", "No module named 'shopping' (looked for in {folder}; --chdir says where else)"),
+        ("shop:shp", "Failed to find attribute 'shp' in 'shop'. (there is shop:shop, shop:asgi)"),
+        ("shop:", "Failed to parse '' as an attribute name or function call. (there is shop:shop, shop:asgi)"),
+        ("shop.py", "did you mean 'shop:application'? (looked for in {folder}; --chdir says where else)"),
+    ],
+    ids=["module", "name", "no name", "file"],
+)
+def test_an_application_that_is_misspelt_is_told_what_there_is(tmp_path: Path, app: str, told: str) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    ended = run_to_its_end(app, folder=tmp_path)
+    assert ended.status == 4
+    assert only_line(ended, "The application could not be ").endswith(told.format(folder=tmp_path))
+    assert "Traceback" not in ended.log
+
+
 def test_a_module_that_lacks_a_dependency_stops_the_master_with_4_and_names_it(tmp_path: Path) -> None:
     (tmp_path / "needy.py").write_text("import no_such_dependency\n\nasync def app(message, channels): ...\n")
     ended = run_to_its_end("needy:app", folder=tmp_path)
@@ -185,6 +221,24 @@ def test_several_workers_that_cannot_boot_are_not_respawned(tmp_path: Path) -> N
     ended = run_to_its_end("apps:too_few", folder=tmp_path, workers=3)
     assert ended.status in (1, 3)  # 1 where two fail at once: Gunicorn trips over the second
     assert ended.boots <= 3
+
+
+# -- Gunicorn itself
+
+
+@pytest.mark.parametrize("command", ["gunicorn", "uvicorn_worker"])
+def test_an_old_gunicorn_is_told_of_before_any_fork(tmp_path: Path, command: str) -> None:
+    conf = f"""\
+import gunicorn
+
+gunicorn.version_info, gunicorn.__version__ = (22, 0, 0), "22.0.0"
+worker_class = "{WORKER}"
+"""
+    option = ["--check-config"] if command == "uvicorn_worker" else []
+    ended = run_to_its_end("apps:app", *option, folder=tmp_path, command=("-m", command), conf=conf)
+    assert (ended.status, ended.boots) == (1, 0)
+    assert only_line(ended, "22.0.0 is too old for this worker").endswith(": pip install -U 'gunicorn>=23'")
+    assert "Traceback" not in ended.log
 
 
 # -- options

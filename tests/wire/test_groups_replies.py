@@ -108,12 +108,12 @@ async def test_a_body_that_nobody_reads_is_dropped_when_the_held_reply_is_answer
 
 @pytest.mark.parametrize("way", ["reset", "end"])
 async def test_a_client_that_goes_is_waited_for_no_more(serve: Serve, way: str) -> None:
-    worker = serve(poll, linger_timeout=0)
+    worker = serve(poll)
     client = await wait_for_news(worker)
     getattr(client, way)()
     await turn()
     assert held(worker) == (0, 0)
-    assert client.has_ended
+    assert client.state == "closed"
     await tell(worker, text="for nobody")
     assert client.received == b""
 
@@ -123,13 +123,13 @@ async def test_a_client_that_has_ended_before_the_reply_is_held_is_not_waited_fo
         await turn(3)
         await poll(message, channels)
 
-    worker = serve(app, linger_timeout=0)
+    worker = serve(app)
     client = worker.connect()
     client.send(get())
     client.end()
     await turn()
     assert held(worker) == (0, 0)
-    assert client.has_ended
+    assert client.state == "closed"
 
 
 async def test_held_replies_of_a_worker_that_stops_are_answered_with_503(serve: Serve) -> None:
@@ -217,6 +217,16 @@ async def test_a_stream_is_gone_on_with_through_the_group(serve: Serve) -> None:
     await tell(worker, content=b"end")
     assert client.take() == b"3\r\nend\r\n0\r\n\r\n"
     assert held(worker) == (0, 0)
+
+
+async def test_a_client_that_goes_within_a_stream_is_waited_for_no_more(serve: Serve) -> None:
+    worker = serve(stream)
+    client = worker.connect()
+    await client.ask(get())
+    client.end()
+    await turn()
+    assert held(worker) == (0, 0)
+    assert client.state == "closed"  # and not kept open for what does not come
 
 
 async def test_a_stream_of_a_worker_that_stops_is_broken_off(serve: Serve) -> None:

@@ -346,9 +346,9 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         if self._incoming is not None:
             self._incoming.break_body(ClientDisconnected, "the client closed the connection within the body")
             self._incoming = None
+        self.has_ended = True
         if self._exchange is not None:
             self._exchange.client_ended()
-        self.has_ended = True
         if last is None or self.service.scheme == "https":
             return False
         if isinstance(last, Exchange):
@@ -379,7 +379,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         self._incoming = self._unparsed = self._queue = self._exchange = None
         if self._transport is None or self._transport.is_closing():
             return
-        if not self.service.linger_waits.seconds:
+        if self.has_ended or not self.service.linger_waits.seconds:  # Nothing comes, or nobody waits for it.
             return self._close()
         if self._transport.can_write_eof():
             self._transport.write_eof()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -53,6 +54,24 @@ def detect_interface(app: Any, wanted: str = "auto") -> Interface:
         return Interface.CHANNELS
     count = f"{required}" if required == accepted else f"{required} to {accepted}"
     raise InvalidApplication(f"{name} takes {count} positional argument{'s' * (count != '1')}: {_ACCEPTED}")
+
+
+def applications_beside(uri: str) -> str:
+    """For a line that says what is wrong with ``uri``, ``'module:name'``: what its module has that could be served."""
+    module = uri.partition(":")[0]
+    found = [name for name, value in vars(sys.modules.get(module, object)).items() if _is_served(value, module)]
+    return f" (there is {', '.join(f'{module}:{name}' for name in found[:5])})" if found else ""
+
+
+def _is_served(value: Any, module: str) -> bool:
+    """Whether that is an application which was made in the module, and not imported by it to make one."""
+    if inspect.isclass(value) or not callable(value) or getattr(value, "__module__", module) != module:
+        return False
+    try:
+        detect_interface(value)
+    except InvalidApplication:
+        return False
+    return True
 
 
 def _takes_three(app: Callable[..., Any]) -> bool:

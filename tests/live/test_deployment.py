@@ -1,0 +1,198 @@
+"""The files of examples/deployment, as far as they can be tried without being root on a machine of their own."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from configparser import ConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .client import DEADLINE, Wire, request, websocket
+from .harness import Serve, Server, eventually
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+FILES = EXAMPLES / "deployment"
+PRODUCTION = EXAMPLES / "production"
+
+NGINX = shutil.which("nginx", path=os.environ["PATH"] + os.pathsep + "/usr/sbin")
+
+
+def unit(name: str) -> ConfigParser:
+    """A unit of systemd."""
+    parser = ConfigParser(strict=True, interpolation=None)
+    parser.read_string((FILES / name).read_text())
+    return parser
+
+
+def setting(name: str) -> str:
+    """What the configuration for production says."""
+    found = re.search(rf"^{name} = (\S+)", (PRODUCTION / "gunicorn.conf.py").read_text(), re.MULTILINE)
+    assert found
+    return found[1]
+
+
+# -- systemd
+
+#: A process that systemd has started: with the socket as descriptor 3, and told so by its own pid.
+ACTIVATED = """\
+import os
+import sys
+
+os.dup2(int(os.environ["LISTENER"]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    """What systemd listens at, whoever comes and goes."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "app.sock"))
+        listener.listen()
+        yield listener
+
+
+def activate(folder: Path, listener: socket.socket, **env: str) -> Server:
+    """The configuration for production, started as systemd would; `bind`, which the harness sets, is not heeded."""
+    conf = (PRODUCTION / "gunicorn.conf.py").read_text()
+    env |= {"LISTENER": str(listener.fileno())}
+    started = {"command": ("-c", ACTIVATED), "env": env, "pass_fds": (listener.fileno(),)}
+    return Server("app:production", folder=folder, conf=conf, cwd=PRODUCTION, **started)
+
+
+def test_what_connects_while_a_service_with_systemds_socket_restarts_is_answered(
+    tmp_path: Path, listener: socket.socket
+) -> None:
+    path = listener.getsockname()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, activate(tmp_path, listener) as first:
+        assert f"Listening at: unix:{path} " in first.log
+        with Wire(path) as wire:
+            assert wire.ask("/").body == b"Hello\n"
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0
+        with Wire(path) as waiting:
+            waiting.send(request("/"))
+            systemd.bind(str(tmp_path / "notify"))
+            systemd.settimeout(DEADLINE)
+            with activate(tmp_path, listener, NOTIFY_SOCKET=str(tmp_path / "notify")):
+                assert waiting.reply().body == b"Hello\n"
+                assert b"READY=1" in systemd.recv(1024)
+    assert Path(path).is_socket()
+
+
+def test_the_units_agree_with_each_other_and_the_configuration() -> None:
+    service, listens = unit("app.service"), unit("app.socket")
+    assert service["Unit"]["Requires"] == "app.socket"
+    assert service["Service"]["Type"] == "notify"
+    assert int(service["Service"]["TimeoutStopSec"]) > int(setting("graceful_timeout"))
+    assert f"server unix:{listens['Socket']['ListenStream']} " in (FILES / "nginx.conf").read_text()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
+    for name in ("app.service", "app.socket"):
+        text = (FILES / name).read_text()
+        (tmp_path / name).write_text(text.replace("/srv/app/.venv/bin/gunicorn", "/bin/true"))
+    command = ["systemd-analyze", "verify", str(tmp_path / "app.service"), str(tmp_path / "app.socket")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- nginx
+
+#: What the file is a part of. The user is heeded where root runs it, as the directory of the test is root's then.
+AROUND = """\
+user root;
+daemon off;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    {conf}
+}}
+"""
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[str]:
+    """nginx, with the file as it stands but for where it listens, in front of `app.sock`; its address."""
+    assert NGINX
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = "{}:{}".format(*free.getsockname())
+    conf = (FILES / "nginx.conf").read_text().replace("listen 80;", f"listen {address};")
+    conf = conf.replace("unix:/run/app.sock", f"unix:{tmp_path}/app.sock")
+    (tmp_path / "nginx.conf").write_text(AROUND.format(folder=tmp_path, conf=conf))
+    process = subprocess.Popen([NGINX, "-e", "stderr", "-p", str(tmp_path), "-c", "nginx.conf"], start_new_session=True)
+    try:
+        eventually(lambda: process.poll() is not None or (tmp_path / "nginx.pid").exists())
+        yield address
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+def test_requests_and_websockets_come_through_nginx_and_tell_of_their_client(
+    tmp_path: Path, serve: Serve, nginx: str
+) -> None:
+    serve("websocket_apps:app", bind=f"unix:{tmp_path}/app.sock")
+    host, port = nginx.split(":")
+    with Wire((host, int(port))) as wire:
+        assert wire.ask("/hello").status == 200
+        assert wire.ask("/hello").status == 200
+    with websocket(f"ws://{nginx}/what", additional_headers={"X-Forwarded-For": "192.0.2.1"}) as client:
+        message = json.loads(client.recv())
+    assert message["client"] == ["127.0.0.1", 0]
+    assert message["scheme"] == "ws"
+
+
+# -- containers
+
+
+def instructions() -> dict[str, str]:
+    """Those of the Containerfile, the last of each name."""
+    lines = re.findall(r"^([A-Z]+) (.+)$", (FILES / "Containerfile").read_text(), re.MULTILINE)
+    return dict(lines)
+
+
+def manifests() -> dict[str, Any]:
+    """The objects of kubernetes.yaml, by their kinds."""
+    return {each["kind"]: each for each in yaml.safe_load_all((FILES / "kubernetes.yaml").read_text())}
+
+
+def test_the_command_of_the_container_serves_at_the_port_that_it_tells() -> None:
+    command = yaml.safe_load(instructions()["CMD"])
+    assert command == ["gunicorn", "--bind", f"0.0.0.0:{instructions()['EXPOSE']}"]
+
+
+def test_kubernetes_asks_and_stops_the_container_as_it_is_served(serve: Serve) -> None:
+    pod = manifests()["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert [str(port["containerPort"]) for port in container["ports"]] == [instructions()["EXPOSE"]]
+    _, pause = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] > int(pause) + int(setting("graceful_timeout"))
+    server = serve("app:production", cwd=PRODUCTION)
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert server.ask(container[probe]["httpGet"]["path"]).status == 204
+
+
+def test_the_service_of_kubernetes_finds_the_pods() -> None:
+    template, service = manifests()["Deployment"]["spec"]["template"], manifests()["Service"]["spec"]
+    assert service["selector"] == template["metadata"]["labels"]
+    (port,) = service["ports"]
+    assert port["targetPort"] in [each["name"] for each in template["spec"]["containers"][0]["ports"]]
