@@ -15,13 +15,13 @@ from .test_budget import calls_of
 from .websocket_client import DEFLATE, TEXT, connect, frame, text
 
 #: Calls of this package's functions for one small request on a kept connection. Raise it for a reason.
-MOST_CALLS = 19
+MOST_CALLS = 16
 
 #: The same for one that asks for the body that there is not.
-MOST_CALLS_WITH_RECEIVE = 20
+MOST_CALLS_WITH_RECEIVE = 17
 
 #: The same with a small body that is received.
-MOST_CALLS_WITH_BODY = 56
+MOST_CALLS_WITH_BODY = 55
 
 #: The same for a WebSocket message of 64 bytes that is sent back.
 MOST_CALLS_FOR_MESSAGE = 15

@@ -20,10 +20,10 @@ from .websocket_client import DEFLATE, TEXT, TalkBack, connect, frame, text
 PACKAGE = str(Path(uvicorn_worker.__file__).parent)
 
 #: Calls of this package's functions for one small request on a kept connection. Raise it for a reason.
-MOST_CALLS = 17
+MOST_CALLS = 14
 
 #: The same with a small body that is received.
-MOST_CALLS_WITH_BODY = 56
+MOST_CALLS_WITH_BODY = 50
 
 #: The same for a WebSocket message of 64 bytes that is sent back.
 MOST_CALLS_FOR_MESSAGE = 6

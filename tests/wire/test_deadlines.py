@@ -121,6 +121,37 @@ async def test_each_request_begins_idleness_anew(serve: Serve) -> None:
     assert client.state == "open"
 
 
+async def test_a_request_outlasts_the_deadline_for_idleness_before_it_and_begins_it_anew(serve: Serve) -> None:
+    gate = Gate()
+    worker = serve(gate, keepalive=5.0)
+    client = worker.connect()
+    client.send(get())
+    await turn()
+    await gate.open()
+    await worker.wait(3)
+    client.send(get())
+    await worker.wait(9)
+    assert client.state == "open"
+    await gate.open()
+    assert await seconds_until_end(worker, client) in (5, 6, 7)
+    assert client.take() == ok("/") * 2
+
+
+async def test_a_head_that_begins_behind_a_request_waits_for_the_end_of_that(serve: Serve) -> None:
+    gate = Gate()
+    worker = serve(gate, keepalive=5.0, head_timeout=10.0)
+    client = worker.connect()
+    client.send(get())
+    await turn()
+    await gate.open()
+    client.send(get() + b"GET / HT")
+    await worker.wait(30)
+    assert client.state == "open"
+    await gate.open()
+    assert await seconds_until_end(worker, client) in (10, 11, 12)
+    assert client.take().startswith(ok("/") * 2 + b"HTTP/1.1 408 ")
+
+
 async def test_connections_are_closed_in_the_order_in_which_they_became_idle(serve: Serve) -> None:
     worker = serve(keepalive=5.0)
     clients = [worker.connect() for _ in range(3)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from uvicorn_worker.config import COPY_BOUND
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 
 from .conftest import Serve
@@ -279,6 +280,80 @@ async def test_a_head_without_content_leaves_at_the_end_of_the_turn(serve: Serve
     await turn()
     assert client.take() == b"5\r\nhello\r\n0\r\n\r\n"
     assert len(client.take_writes()) == 2
+
+
+async def test_parts_of_the_turn_in_which_a_reply_began_are_one_write(serve: Serve) -> None:
+    received, client = await reply_to(serve, get(), start(), *(part(b"a") for _ in range(100)), last(b"b"))
+    assert received == b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%b1\r\nb\r\n0\r\n\r\n" % (
+        b"1\r\na\r\n" * 100
+    )
+    assert len(client.take_writes()) == 1
+
+
+async def test_parts_leave_at_the_end_of_the_turn_and_later_ones_at_once(serve: Serve) -> None:
+    seen = []
+
+    async def app(message: dict, channels: dict) -> None:
+        send = channels["reply"].send
+        for message in (start(), part(b"a"), part(b"b")):
+            await send(message)
+        await asyncio.sleep(0)
+        seen.append(client.take())
+        await send(part(b"c"))
+        seen.append(client.take())
+        await send(last())
+
+    client = serve(app).connect()
+    client.send(get())
+    await turn()
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert seen == [head + b"1\r\na\r\n1\r\nb\r\n", b"1\r\nc\r\n"]
+
+
+async def test_no_more_than_a_bound_waits_for_the_end_of_the_turn(serve: Serve) -> None:
+    seen = []
+
+    async def app(message: dict, channels: dict) -> None:
+        await channels["reply"].send(start())
+        for _ in range(100):
+            await channels["reply"].send(part(bytes(1000)))
+            seen.append(len(client.take()))
+        await channels["reply"].send(last())
+
+    client = serve(app).connect()
+    client.send(get())
+    await turn()
+    assert sum(map(bool, seen)) == 100 - COPY_BOUND // 1000
+    assert max(seen) < 1.1 * COPY_BOUND
+
+
+async def test_an_empty_part_has_what_is_before_it_leave(serve: Serve) -> None:
+    seen = []
+
+    async def app(message: dict, channels: dict) -> None:
+        for message in (start(), part(b"a"), part(b"")):
+            await channels["reply"].send(message)
+        seen.append(client.take())
+        await channels["reply"].send(last())
+
+    client = serve(app).connect()
+    client.send(get())
+    await turn()
+    assert seen == [b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n"]
+
+
+async def test_what_was_sent_before_an_error_leaves(serve: Serve) -> None:
+    async def app(message: dict, channels: dict) -> None:
+        await channels["reply"].send(start())
+        await channels["reply"].send(part(b"hello"))
+        raise ValueError
+
+    worker = serve(app)
+    client = worker.connect()
+    reply = await client.ask(get())
+    assert reply == b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    assert client.state == "half-closed"
+    assert len(worker.log.take()) == 1
 
 
 # Fields that the server adds.

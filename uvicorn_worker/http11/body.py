@@ -121,6 +121,11 @@ class RequestBody:
         self._buffered = 0
         self._waiters = []
 
+    @property
+    def room(self) -> int:
+        """How many of the next bytes are known to be of the body and may wait to be received."""
+        return min(self.body_length or 0, self.connection.service.settings.request_body_buffer - self._buffered)
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the body."""
         size = len(data)

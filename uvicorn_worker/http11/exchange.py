@@ -367,7 +367,7 @@ class Exchange(RequestBody):
             if status in BODILESS_STATUSES:
                 declared = None  # It would tell of another response than this.
         line, self._framing, self._left = framing.delimit(
-            status, declared, is_head=self.method == "HEAD", has_chunks=self.version == "1.1"
+            status, declared, is_head=self.method == "HEAD", has_chunks=self.template["http_version"] == "1.1"
         )
         return line
 
@@ -380,7 +380,7 @@ class Exchange(RequestBody):
         if not self.keep_alive or self._rest_is_too_long(service):
             self.end_connection()
             return b"connection: close\r\n"
-        return b"" if self.version == "1.1" else b"connection: keep-alive\r\n"
+        return b"" if self.template["http_version"] == "1.1" else b"connection: keep-alive\r\n"
 
     def _rest_is_too_long(self, service: Service) -> bool:
         """Whether the rest of the body, if unread, would not be worth reading to keep the connection.
@@ -416,7 +416,7 @@ class Exchange(RequestBody):
         lines, _ = wire.encode_fields(fields)
         # RFC 9110 section 15.2: a client of HTTP/1.0 knows of no interim responses; and one that reads nothing needs
         # none.
-        if self.version == "1.1" and not self.connection.write_paused:
+        if self.template["http_version"] == "1.1" and not self.connection.write_paused:
             self.connection.write(wire.STATUS_LINES[status] + lines + b"\r\n")
 
     def let_go(self) -> None:

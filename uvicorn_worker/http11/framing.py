@@ -145,7 +145,7 @@ def too_large(what: str) -> RequestRefused:
     return refuse(f"{what} too large", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
 
-def check_limits(method: bytes, target: bytes, fields: RequestFields, settings: Settings) -> None:
+def check_limits(method: str, target: bytes, fields: RequestFields, settings: Settings) -> None:
     """Raise :class:`RequestRefused` where a complete head is over a limit."""
     line = len(method) + len(target) + len("  HTTP/1.1")
     sizes = [len(name) + len(value) + len(": \r\n") for name, value in fields]

@@ -144,10 +144,13 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         elif self._queue:
             self._begin_next()
         else:
-            waits = self.service.head_waits if self._unfinished else self.service.idle_waits
+            service = self.service
+            waits = service.head_waits if self._unfinished else service.idle_waits
             if self._waiting is not waits or self._idle_until != waits.due:
-                self._idle_until = waits.due
-                self._wait(waits)
+                if self._waiting is not None:
+                    del self._waiting[self]
+                self._waiting = waits
+                waits[self] = self._idle_until = waits.due
 
     def _begin_next(self) -> None:
         """Turn to the first in the queue, if the client reads what it is sent."""
@@ -238,11 +241,12 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
 
     def _read_unparsed(self) -> None:
         """Read slices until none is left or reading is paused; as long as one is left, what comes goes behind it."""
-        self._slice = SLICE
         self._watch = 1
         self._fed = self._fed or 1
         while self._unparsed is not None and not self._reading_paused and self._phase < SWITCHING:
-            data, rest = self._unparsed[:SLICE], self._unparsed[SLICE:]
+            # What is known to be of a body can be no request. It is read at once, so that less has to be joined again.
+            size = self._slice = SLICE if self._incoming is None else max(SLICE, self._incoming.room)
+            data, rest = self._unparsed[:size], self._unparsed[size:]
             self._unparsed = rest if rest else None
             self.data_received(data)
         self._watch = 0

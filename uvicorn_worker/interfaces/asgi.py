@@ -69,7 +69,7 @@ class HTTPASGI(GroupsExtension, ASGIReply):
         self.held_start = self._trailers = None
         self._received = BODY_DUE
         self._gone = False
-        service = self.connection.service
+        state = self.connection.service.state
         target = self.target
         # Made here, because a call alone costs 350 instructions.
         scope = self.template.copy()
@@ -80,7 +80,7 @@ class HTTPASGI(GroupsExtension, ASGIReply):
         if scope["root_path"]:
             mount(scope)
         scope["headers"] = self.headers
-        scope["state"] = service.state.copy() if service.state else {}
+        scope["state"] = state.copy() if state else {}
         extensions = scope["extensions"] = scope["extensions"].copy()
         extensions[GROUPS] = self
         return app(scope, self.receive, self.send)
