@@ -144,7 +144,7 @@ class HTTPASGI(GroupsExtension, ASGIReply):
                     connection.go_on(self)
                 else:
                     self._send_whole_body(start, body)
-            elif start is None and self._trailers is None:
+            elif self.reply is not WAITING and self._trailers is None:
                 self.write(body, not more_body)
                 if more_body and self._gathered is not None:
                     return  # Nothing has left yet that could be waited for.

@@ -55,6 +55,8 @@ class ASGIReply(GroupReply):
     def _send_part(self, body: bytes, finish: bool) -> None:
         """Send a part of the body, or the last of it."""
         self._begin()
+        if self.reply is WAITING:
+            self._refuse_event("http.response.body before http.response.start")
         trailers = self._trailers
         if trailers is None:
             self.write(body, finish)
