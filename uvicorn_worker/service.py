@@ -94,7 +94,7 @@ class Service:
         self.ws_pong_waits = clock.deadlines(settings.ws_ping_timeout)
         self.ws_close_waits = clock.deadlines(settings.ws_close_timeout)
         #: What applications and their clients are members of.
-        self.groups = Groups(settings, log)
+        self.groups = Groups(settings, log, loop.call_soon)
         #: What serves requests to switch protocols, by the lower-cased name of the protocol.
         self.upgrades: dict[bytes, Callable[[Any], Coroutine[Any, Any, None]]] = {}
         #: What is made of such a request, and of a WebSocket conversation: a subclass of each for the interface.

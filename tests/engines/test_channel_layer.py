@@ -37,9 +37,9 @@ class Worker:
 
     def __init__(self, url: str) -> None:
         self.log = Log()
-        self.groups = Groups(Settings(groups=url), self.log)
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()
+        self.groups = Groups(Settings(groups=url), self.log, self._loop.call_soon)
         self._end = asyncio.Event()
         self._thread = threading.Thread(target=self._runner.run, args=(self._live(),))
 
@@ -418,7 +418,7 @@ def test_errors_come_to_any_thread(layer: GroupsChannelLayer, one: Worker) -> No
 
 
 def test_before_a_worker_has_started_nobody_can_receive(layer: GroupsChannelLayer) -> None:
-    groups, log = Groups(Settings(), Log()), []
+    groups, log = Groups(Settings(), Log(), lambda end: None), []
 
     async def main() -> None:
         worker_groups.enrol(asyncio.get_running_loop(), groups)

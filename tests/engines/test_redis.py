@@ -156,7 +156,8 @@ class Member:
 
 async def test_bad_bodies_and_failing_members_end_nothing(redis_server: RedisServer) -> None:
     log = Log()
-    groups, engine = Groups(Settings(), log), engine_of_redis(redis_server.url, log)
+    groups = Groups(Settings(), log, asyncio.get_running_loop().call_soon)
+    engine = engine_of_redis(redis_server.url, log)
     await groups.start(engine)
     members = [Member(groups), Member(groups)]
     for member in members:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from uvicorn_worker.broadcast.delivery import NOTHING, Gathered, Turn
 from uvicorn_worker.errors import ClientDisconnected
 
@@ -15,7 +17,7 @@ class Gatherer:
         self.gathered: Gathered | None = NOTHING
         self.written: list[bytes] = []
         self._failure = failure
-        turn.gatherers.append(self)
+        turn.add([self])
 
     def write_gathered(self, data: bytes, is_due: bool) -> None:
         if self._failure is not None:
@@ -27,7 +29,9 @@ class Fixture:
     def __init__(self) -> None:
         self.log = Log()
         self.counts = {"delivered": 0, "failed": 0}
-        self.turn = Turn(1000, self.counts, self.log)
+        #: What is to be called at the end of a turn.
+        self.ends: list[Callable[[], None]] = []
+        self.turn = Turn(1000, self.counts, self.log, self.ends.append)
 
     def gather(self, gatherer: Gatherer, *frames: bytes) -> None:
         for frame in frames:
@@ -44,6 +48,17 @@ def test_members_that_have_gathered_the_same_share_it_whoever_is_between_them() 
     fixture.turn.end()
     assert [member.written for member in members] == [[b"allevenagain"], [b"allagain"]] * 3
     assert len({id(member.written[0]) for member in members}) == 2
+
+
+def test_the_end_of_a_turn_is_asked_for_once_and_again_in_the_next() -> None:
+    fixture = Fixture()
+    for number in range(1, 4):
+        members = [Gatherer(fixture.turn) for _ in range(3)]
+        for member in members:
+            fixture.gather(member, b"x")
+        assert len(fixture.ends) == number
+        fixture.ends[-1]()
+        assert [member.written for member in members] == [[b"x"]] * 3
 
 
 def test_one_frame_is_written_as_it_is() -> None:

@@ -27,6 +27,11 @@ class Log:
         """Nobody reads it."""
 
 
+def groups_with(log: Log, **settings: Any) -> Groups:
+    """Groups whose members gather nothing, so that no turn needs an end."""
+    return Groups(Settings(**settings), log, lambda end: None)
+
+
 class Channel:
     """Keeps what is delivered, until it has gone."""
 
@@ -69,7 +74,7 @@ class Recorder(Engine):
 class Fixture:
     def __init__(self, **settings: Any) -> None:
         self.log = Log()
-        self.groups = Groups(Settings(**settings), self.log)
+        self.groups = groups_with(self.log, **settings)
         self.engine = Recorder()
         self.run(self.groups.start(self.engine))
 
@@ -148,14 +153,14 @@ def test_adding_a_channel_that_has_just_ended_does_nothing(fixture: Fixture) -> 
 @pytest.mark.parametrize("name", ["another worker's", "", None, 7, ["x"]])
 def test_adding_a_channel_of_another_worker_is_an_error(fixture: Fixture, name: Any) -> None:
     if name == "another worker's":
-        name = Channel(Groups(Settings(), fixture.log)).name
+        name = Channel(groups_with(fixture.log)).name
     with pytest.raises(ValueError, match="this worker has no channel"):
         fixture.say(group="chat", add=name)
     assert fixture.counts == (0, 0, 0)
 
 
 def test_names_are_different_among_channels_and_workers(fixture: Fixture) -> None:
-    groups = [fixture.groups, Groups(Settings(), fixture.log)]
+    groups = [fixture.groups, groups_with(fixture.log)]
     assert len({Channel(each).name for each in groups for _ in range(100)}) == 200
 
 
@@ -303,7 +308,7 @@ def test_stats_have_what_the_engine_adds(fixture: Fixture) -> None:
 
 def test_what_is_sent_before_the_engine_has_started_is_sent_then_in_order() -> None:
     log = Log()
-    groups = Groups(Settings(groups_max_size=30), log)
+    groups = groups_with(log, groups_max_size=30)
     (channel,) = (Channel(groups),)
     sent: list[str] = []
 
@@ -328,7 +333,7 @@ def test_what_is_sent_before_the_engine_has_started_is_sent_then_in_order() -> N
 
 
 def test_no_more_is_kept_for_the_start_than_one_message_may_have() -> None:
-    groups = Groups(Settings(groups_max_size=30), Log())
+    groups = groups_with(Log(), groups_max_size=30)
 
     async def main() -> None:
         await groups.send({"group": "chat", "send": {"bytes": b"x" * 20}})

@@ -13,11 +13,10 @@ import pytest
 
 from uvicorn_worker import groups
 from uvicorn_worker.broadcast.delivery import Delivery
-from uvicorn_worker.broadcast.groups import Engine, Groups
-from uvicorn_worker.config import Settings
+from uvicorn_worker.broadcast.groups import Engine
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage
 
-from .test_groups import Log
+from .test_groups import Log, groups_with
 
 
 class Channel:
@@ -37,7 +36,7 @@ class Worker:
     """The groups of a worker that runs in this loop, and a member of `chat`."""
 
     def __init__(self) -> None:
-        self.groups = Groups(Settings(), Log())
+        self.groups = groups_with(Log())
         self.channel = Channel()
 
     async def __aenter__(self) -> Worker:

@@ -33,7 +33,7 @@ class Slow(Engine):
 class Process:
     def __init__(self, expiry: float = 60) -> None:
         self.log = Log()
-        self.groups = Groups(Settings(), self.log)
+        self.groups = Groups(Settings(), self.log, lambda end: None)
         self.engine = Slow()
         self.routes = Routes(self.groups, "asgi", lambda channel: 10, expiry, expiry)
 

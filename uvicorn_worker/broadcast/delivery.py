@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from uvicorn_worker._types import Log, Message
 from uvicorn_worker.errors import ClientDisconnected
+
+#: Has something called when the loop has done what is ready to be done.
+CallSoon = Callable[[Callable[[], None]], object]
 
 
 class Delivery:
@@ -88,16 +92,17 @@ class Turn:
     """One turn of the loop, in which frames are gathered: writing costs more than everything else, so each member is
     written to once."""
 
-    __slots__ = ("_counts", "_frame", "_log", "_most", "_size", "_with_frame", "gatherers")
+    __slots__ = ("_call_soon", "_counts", "_frame", "_log", "_members", "_most", "_size", "_with_frame")
 
-    def __init__(self, most: int, counts: dict[str, int], log: Log) -> None:
+    def __init__(self, most: int, counts: dict[str, int], log: Log, call_soon: CallSoon) -> None:
         """Past ``most`` bytes of messages nothing more is gathered, so that large ones are not copied; ``counts`` has
         those that were ``delivered`` and those that have ``failed``."""
         self._most = most
         self._counts = counts
         self._log = log
-        #: Members that have gathered something; who is the first has :meth:`end` called when the turn ends.
-        self.gatherers: list[Any] = []
+        self._call_soon = call_soon
+        #: Among them all that have gathered something.
+        self._members: list[Sequence[Member]] = []
         self._size = 0
         #: The latest frame, and what has become with it of what was gathered before.
         self._frame = b""
@@ -119,31 +124,37 @@ class Turn:
             gathered = self._with_frame[before] = Gathered(before, frame)
         return gathered
 
+    def add(self, members: Sequence[Member]) -> None:
+        """Some of these have gathered something, and had not in this turn."""
+        if not self._members:
+            self._call_soon(self.end)
+        self._members.append(members)
+
     def end(self) -> None:
         """Write what was gathered."""
-        gatherers, self.gatherers = self.gatherers, []
+        members, self._members = self._members, []
         self._size = 0
         self._frame, self._with_frame = b"", {}
-        self.write(gatherers, True)
+        self.write(chain.from_iterable(members), True)
 
-    def write(self, gatherers: Iterable[Any], is_due: bool) -> None:
+    def write(self, members: Iterable[Any], is_due: bool) -> None:
         """Write what these have gathered; as :meth:`Gatherer.write_gathered`, but it raises nothing."""
-        written, data, count = NOTHING, b"", 0
+        written: object = self
         delivered = failed = 0
-        for gatherer in gatherers:
-            gathered = gatherer.gathered
-            if gathered is NOTHING or gathered is None:
-                continue
+        for member in members:
+            gathered = member.gathered
             if gathered is not written:
+                if gathered is None or gathered is NOTHING:
+                    continue
                 written, data, count = gathered, gathered.data, gathered.count
-            gatherer.gathered = NOTHING
+            member.gathered = NOTHING
             try:
-                gatherer.write_gathered(data, is_due)
+                member.write_gathered(data, is_due)
                 delivered += count
             except ClientDisconnected:
                 failed += count
             except Exception:
-                self._log.error("Groups: messages could not be written: %s", gatherer, exc_info=True)
+                self._log.error("Groups: messages could not be written: %s", member, exc_info=True)
                 failed += count
         self._counts["delivered"] += delivered
         self._counts["failed"] += failed

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from uvicorn_worker._types import Log, Message
 from uvicorn_worker.broadcast.codec import decode, encode
-from uvicorn_worker.broadcast.delivery import NOTHING, Delivery, Member, Turn
+from uvicorn_worker.broadcast.delivery import NOTHING, CallSoon, Delivery, Member, Turn
 from uvicorn_worker.config import GATHERED_BYTES, GROUP_NAME_BYTES, PEER_FLUSH_TIME, Settings
 from uvicorn_worker.errors import ClientDisconnected, GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
 
@@ -104,7 +104,7 @@ class Early(Engine):
 class Groups:
     """The groups of one worker: the channel ``groups`` of its applications, and the sink of its engine."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, log: Log, call_soon: CallSoon) -> None:
         self.engine: Engine = Early(settings.groups_max_size)
         #: That of the engine.
         self.url = settings.groups
@@ -123,7 +123,7 @@ class Groups:
         self.hooks: list[Callable[[Gap], object]] = []
         self._counts = dict.fromkeys(("sent", "received", "delivered", "failed", "undecodable", "slow", "gaps"), 0)
         #: What is delivered and has not left yet.
-        self.turn = Turn(GATHERED_BYTES, self._counts, log)
+        self.turn = Turn(GATHERED_BYTES, self._counts, log, call_soon)
         self._last_gap: Gap | None = None
 
     async def start(self, engine: Engine) -> None:
@@ -252,15 +252,15 @@ class Groups:
         turn.make_room(len(delivery.body))
         failure, delivered, failed = None, 0, 0
         frame = before = after = None
+        are_new = False
         # A copy: who can't be sent to leaves, and so does who needs no more than this.
         present = tuple(members)
         for member in present:
             gathered = member.gathered
             if frame and gathered is not None:
-                if gathered is NOTHING:
-                    turn.gatherers.append(member)
                 if gathered is not before:
                     before, after = gathered, turn.gather(gathered, frame)
+                    are_new = are_new or gathered is NOTHING
                 member.gathered = after
                 continue
             try:
@@ -273,8 +273,9 @@ class Groups:
             except Exception as error:
                 failure = error
                 failed += 1
-            # The first to gather in a turn has seen to its end.
-            frame = delivery.frame if turn.gatherers else None
+            frame = delivery.frame
+        if are_new:
+            turn.add(present)
         if failure is not None:
             unexpected = None if isinstance(failure, UvicornWorkerError) else failure
             self.log.error("Groups: a message to %r failed: %s", group, failure, exc_info=unexpected)

@@ -39,7 +39,7 @@ class Outside:
 
     def __init__(self, settings: Settings) -> None:
         self.loop = asyncio.new_event_loop()
-        self.groups = Groups(settings, _log)
+        self.groups = Groups(settings, _log, self.loop.call_soon)
         #: Awaited in the loop before anything is asked of the groups. Raises :class:`GroupsUnavailable`, and
         #: :class:`InvalidOption` where Redis doesn't let one in.
         self.start = Once(self._start)

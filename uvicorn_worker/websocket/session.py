@@ -253,10 +253,8 @@ class Session:
             self.deliver_early(delivery)
         elif frame and self.gathered is not None:
             turn = self.service.groups.turn
-            if not turn.gatherers:
-                self.service.loop.call_soon(turn.end)
             if self.gathered is NOTHING:
-                turn.gatherers.append(self)
+                turn.add((self,))
             self.gathered = turn.gather(self.gathered, frame)
         else:
             self._deliver_at_once(delivery)
