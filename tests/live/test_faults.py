@@ -70,14 +70,17 @@ def test_an_application_without_memory_costs_its_own_request(serve: Serve) -> No
     assert_as_before(server, worker)
 
 
+@pytest.mark.unmeasured
 def test_an_application_that_takes_all_memory_harms_nobody_who_needs_none(serve: Serve) -> None:
     server = serve(APP, *KEEP)
     worker, wire, other = server.worker, server.connect(), server.connect()
     assert wire.ask("/limit_memory/64").status == other.ask("/quiet").status == 200
-    assert wire.ask("/hog").status == 500
+    wire.send(request("/hog", "Connection: close"))
+    answer = wire.rest()
+    assert answer.startswith(b"HTTP/1.1 500 ") or answer == b""  # There may be no memory left for an answer.
     assert other.ask("/quiet").text == "fine"
     assert server.ask("/quiet").text == "fine"
-    assert wire.ask("/let_go").status == 200
+    assert other.ask("/let_go").status == 200
     assert_as_before(server, worker)
 
 

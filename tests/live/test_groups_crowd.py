@@ -26,7 +26,7 @@ TIMES = 3 if FULL_SIZE else 1
 
 #: What a gap, or a failure of any kind, is in the log. A worker that closes hundreds of clients at this moment may have
 #: no time for a new one, which says so; whether that has cost a message is judged by what was heard.
-GAP = "Groups: (?!messages may have been missed: no answer).*(missed|lost|slow)"
+GAP = r"Groups: (?!messages may have been missed: (no answer|worker \S+ has answered only now)).*(missed|lost|slow)"
 TROUBLE = rf"Traceback|{GAP}|\[ERROR\] (?!Worker \(pid:\d+\) was sent SIGKILL)"
 
 

@@ -397,7 +397,8 @@ def test_a_bad_handshake_is_a_400_and_no_call_of_the_application(websocket_serve
     assert wire.rest() == b""
     assert websocket_server.ask("/hello").status == 200
     assert not websocket_server.log.lines("/echo/bad", after=start)
-    assert trouble(websocket_server, start) == []
+    refusal = "Invalid request from ip=127.0.0.1: "  # Of one with a body, the server says so before it is a handshake.
+    assert [line for line in trouble(websocket_server, start) if refusal not in line] == []
 
 
 @pytest.mark.parametrize("version", ["8", "14", "not a number"])
