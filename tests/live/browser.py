@@ -102,10 +102,14 @@ class Page:
 
     def __init__(self, browser: Browser, url: str) -> None:
         self._browser = browser
-        self._target = browser.call("Target.createTarget", url=url, newWindow=True)["targetId"]
+        self._target = browser.call("Target.createTarget", url="about:blank", newWindow=True)["targetId"]
         attached = browser.call("Target.attachToTarget", targetId=self._target, flatten=True)
         self._session = attached["sessionId"]
         self.call("Emulation.setFocusEmulationEnabled", enabled=True)
+        # Answered when the new document is there: a window that is made with its address may still be on the way to
+        # it, and an expression that is evaluated then fails as it arrives.
+        navigated = self.call("Page.navigate", url=url)
+        assert "errorText" not in navigated, navigated
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self._browser.call(method, self._session, **parameters)
