@@ -12,10 +12,9 @@ from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Protocol
-from urllib.parse import unquote_to_bytes
 
 from uvicorn_worker._types import Address, Message, RequestFields
-from uvicorn_worker.http11.framing import Target
+from uvicorn_worker.http11.framing import Target, path_info
 from uvicorn_worker.memo import Memo
 from uvicorn_worker.proxy import Told
 
@@ -269,20 +268,6 @@ def _microseconds(entry: Entry, fields: Joined) -> int:
 
 def _decimal_seconds(entry: Entry, fields: Joined) -> str:
     return f"{took(entry).total_seconds():.6f}"
-
-
-def sent_path(raw_target: bytes) -> bytes:
-    """The path of a target as it was sent."""
-    path = raw_target.partition(b"?")[0]
-    if not path.startswith(b"/") and b"://" in path:  # The absolute form has an authority before the path.
-        _, slash, rest = path.partition(b"://")[2].partition(b"/")
-        path = slash + rest
-    return path
-
-
-def path_info(raw_target: bytes) -> str:
-    """The path as WSGI has it: the bytes behind the percent-escapes, each a character (PEP 3333)."""
-    return unquote_to_bytes(sent_path(raw_target)).decode("latin-1")
 
 
 _CONSTANTS: Mapping[str, Callable[[], object]] = {"l": lambda: "-", "p": lambda: f"<{os.getpid()}>"}

@@ -84,15 +84,7 @@ class Service:
         self.running: set[Running] = set()
         #: Whether the worker is on its way out: every reply announces the end of its connection.
         self.draining = False
-        self.head_waits = clock.deadlines(settings.head_timeout)
-        self.idle_waits = clock.deadlines(settings.keepalive)
-        self.stall_waits = clock.deadlines(settings.timeout)
-        self.closing_waits = clock.deadlines(settings.timeout)
-        self.linger_waits = clock.deadlines(settings.linger_timeout)
-        self.slow_waits = clock.deadlines(SLOW_CLOSE_TIME)
-        self.ws_ping_waits = clock.deadlines(settings.ws_ping_interval)
-        self.ws_pong_waits = clock.deadlines(settings.ws_ping_timeout)
-        self.ws_close_waits = clock.deadlines(settings.ws_close_timeout)
+        self._make_waits(clock)
         #: What applications and their clients are members of.
         self.groups = Groups(settings, log, loop.call_soon)
         #: What serves requests to switch protocols, by the lower-cased name of the protocol.
@@ -109,6 +101,18 @@ class Service:
         self.on_quota: Callable[[], None] = _nothing
         #: Called when a connection or a call of the application has ended.
         self.on_less: Callable[[], None] = _nothing
+
+    def _make_waits(self, clock: Clock) -> None:
+        settings = self.settings
+        self.head_waits = clock.deadlines(settings.head_timeout)
+        self.idle_waits = clock.deadlines(settings.keepalive)
+        self.stall_waits = clock.deadlines(settings.timeout)
+        self.closing_waits = clock.deadlines(settings.timeout)
+        self.linger_waits = clock.deadlines(settings.linger_timeout)
+        self.slow_waits = clock.deadlines(SLOW_CLOSE_TIME)
+        self.ws_ping_waits = clock.deadlines(settings.ws_ping_interval)
+        self.ws_pong_waits = clock.deadlines(settings.ws_ping_timeout)
+        self.ws_close_waits = clock.deadlines(settings.ws_close_timeout)
 
     def tick(self, now: float, wall: float) -> None:
         """Move the clock on, as :meth:`Clock.tick`, and what depends on it."""

@@ -7,8 +7,9 @@ from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn_worker.access_log import Entry, path_info, sent_path
+from uvicorn_worker.access_log import Entry
 from uvicorn_worker.config import BODILESS_STATUSES
+from uvicorn_worker.http11.framing import path_info, sent_path
 from uvicorn_worker.proxy import Told
 
 _PORTS = {"http": "80", "https": "443"}

@@ -137,6 +137,20 @@ def split_other_target(
     return replace(split_target(rest if rest.startswith(b"/") else b"/" + rest), raw=target)
 
 
+def sent_path(raw_target: bytes) -> bytes:
+    """The path of a target as it was sent."""
+    path = raw_target.partition(b"?")[0]
+    if not path.startswith(b"/") and b"://" in path:  # The absolute form has an authority before the path.
+        _, slash, rest = path.partition(b"://")[2].partition(b"/")
+        path = slash + rest
+    return path
+
+
+def path_info(raw_target: bytes) -> str:
+    """The path as WSGI has it: the bytes behind the percent-escapes, each a character (PEP 3333)."""
+    return unquote_to_bytes(sent_path(raw_target)).decode("latin-1")
+
+
 def line_too_long() -> RequestRefused:
     return refuse("The request line is too long", HTTPStatus.REQUEST_URI_TOO_LONG)
 
