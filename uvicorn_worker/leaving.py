@@ -31,9 +31,12 @@ def leave_within(seconds: float, status: int, log: Log, beat: Callable[[], None]
 
     Where they end in time, it ends in its usual way. ``beat`` is called once a second meanwhile.
     """
-    watch = threading.Thread(target=_watch, args=(time.monotonic() + seconds, status, log, beat), name="leaving")
-    watch.daemon = True
-    watch.start()
+    _start_guard(status)  # Already now: while the interpreter waits, Python 3.12 and later start no thread.
+    _start(_watch, time.monotonic() + seconds, status, log, beat)
+
+
+def _start(run: Callable[..., None], *args: object) -> None:
+    threading.Thread(target=run, args=args, name="leaving", daemon=True).start()
 
 
 def _watch(end: float, status: int, log: Log, beat: Callable[[], None]) -> None:
@@ -46,10 +49,10 @@ def _watch(end: float, status: int, log: Log, beat: Callable[[], None]) -> None:
 
 def leave(status: int, log: Log) -> NoReturn:
     """End the process now, whatever its threads do, when what it has written is where it belongs."""
-    guard = threading.Timer(FLUSH_GRACE, os._exit, (status,))  # A thread may hold what has to be flushed.
-    guard.daemon = True
     try:
-        guard.start()
+        with suppress(RuntimeError):  # There is one already, where none can be started any more.
+            _start_guard(status)
+        _flushes.set()
         left = ", ".join(_threads_left())
         if left:
             log.warning("Threads are still running and left behind: %s", left)
@@ -59,6 +62,21 @@ def leave(status: int, log: Log) -> NoReturn:
         logging.shutdown()
     finally:
         os._exit(status)
+
+
+#: Set when the process ends as soon as what it has written is flushed.
+_flushes = threading.Event()
+
+
+def _start_guard(status: int) -> None:
+    """Have the process end, too, where a thread holds what has to be flushed, and never lets go."""
+    _start(_guard, status)
+
+
+def _guard(status: int) -> None:
+    _flushes.wait()
+    time.sleep(FLUSH_GRACE)
+    os._exit(status)
 
 
 def _threads_left() -> list[str]:

@@ -123,11 +123,19 @@ class Heard(dict[int, list[int]]):
     def hear(self, listener: Any, until: str, times: int = 1) -> None:
         """Listen until a text has come so many times."""
         while times:
-            text = listener.recv()
-            times -= text == until
-            speaker, _, number = text.partition(":")
-            if number:
-                self.setdefault(int(speaker), []).append(int(number))
+            times -= self._hear_one(listener) == until
+
+    def hear_all(self, listener: Any, speakers: int) -> None:
+        """Listen until each of so many speakers was heard."""
+        while len(self) < speakers:
+            self._hear_one(listener)
+
+    def _hear_one(self, listener: Any) -> str:
+        text: str = listener.recv()
+        speaker, _, number = text.partition(":")
+        if number:
+            self.setdefault(int(speaker), []).append(int(number))
+        return text
 
     def has_gaps(self) -> bool:
         return any(row != list(range(row[0], row[0] + len(row))) for row in self.values())
@@ -276,7 +284,7 @@ def test_a_worker_that_is_killed_costs_nobody_else_a_message(serve: Serve, clien
             newcomer.send("hello of the new one")
             heard.hear(listener, "hello of the new one")
             heard_by_newcomer.hear(newcomer, "hello of the new one")
-            assert len(heard_by_newcomer) == 2
+            heard_by_newcomer.hear_all(newcomer, speakers=2)
             assert not heard_by_newcomer.has_gaps()
         said = chatter.stop()
     heard.hear(listener, chatter.END, times=2)
