@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from uvicorn_worker.groups import Gap
 from uvicorn_worker.interfaces.detect import Interface, detect_interface
 
 from .client import request
-from .harness import Serve, Server, eventually
+from .harness import WORKER, Log, Serve, Server, eventually, needs_setting, run_to_its_end
 from .test_readme import BLOCKS as README
 from .test_readme import HELLO, ROOT, blocks_of, gunicorn
 
@@ -234,3 +235,61 @@ def test_the_search_for_faults_takes_its_options() -> None:
     for program, path, what, option, _ in lines_of("security", "python tests/fuzz"):
         assert program == "python"
         subprocess.run([sys.executable, ROOT / path, what, option, "0.1"], check=True, timeout=60, capture_output=True)
+
+
+# -- what Gunicorn says
+
+
+def test_every_path_that_is_named_is_there() -> None:
+    pages = [ROOT / "README.rst", ROOT / "CHANGELOG.rst", *(ROOT / "docs").glob("*.rst")]
+    folders = "docs|examples|tests|benchmarks|uvicorn_worker|\\.ci"
+    for page in pages:
+        for path in re.findall(rf"``((?:{folders})/[\w./-]+)``", page.read_text(encoding="utf-8")):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
+
+
+def assert_explained(log: Log, words: str) -> None:
+    """That the log has the words, and the page has them to explain them."""
+    assert words in " ".join((ROOT / "docs" / "running.rst").read_text(encoding="utf-8").split())
+    assert log.lines(re.escape(words).replace(re.escape("..."), ".*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-k", "uvicorn_worker.UvicornWorkr"), "'str' object is not callable"),
+        (("-k", "UvicornWorker"), "class uri ... invalid or not found"),
+        (("-k", WORKER, "--certfile", "nope.pem"), 'certfile "..." does not exist'),
+        pytest.param(
+            ("-k", WORKER, "--http-protocols", "h2"),
+            "http_protocols includes h2 but the h2 package is not installed",
+            marks=needs_setting("http_protocols"),
+        ),
+    ],
+    ids=["name", "no module", "certificate", "h2"],
+)
+def test_what_gunicorn_says_to_what_it_looks_at_first_is_explained(
+    tmp_path: Path, options: tuple[str, ...], words: str
+) -> None:
+    ended = run_to_its_end("apps:app", *options, folder=tmp_path, command=("-m", "gunicorn"))
+    assert ended.status != 0
+    assert_explained(ended.log, words)
+
+
+def test_a_port_that_is_taken_is_explained(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ended = run_to_its_end("apps:app", folder=tmp_path, bind="{}:{}".format(*taken.getsockname()))
+    assert ended.status == 1
+    assert_explained(ended.log, "Address already in use")
+    assert_explained(ended.log, "Can't connect to")
+
+
+@pytest.mark.parametrize(
+    ("app", "words"),
+    [("apps:hello", "'coroutine' object is not iterable"), ("asgi_apps:app", "missing 1 required positional argument")],
+    ids=["channels", "asgi"],
+)
+def test_an_application_that_gunicorns_own_worker_has_called_is_explained(serve: Serve, app: str, words: str) -> None:
+    server = serve(app, command=("-m", "gunicorn"))
+    assert server.ask("/").status == 500
+    assert_explained(server.log, words)
