@@ -169,7 +169,7 @@ class Settings:
     ws_close_timeout: float = 10.0
     #: Whether WebSocket messages are compressed, if the client can do so (RFC 7692).
     ws_per_message_deflate: bool = True
-    #: Whether compression goes by the messages before, too, for some 35 KiB of memory a WebSocket.
+    #: Whether compression goes by the messages before, too, for some 50 KiB of memory a WebSocket.
     ws_context_takeover: bool = False
 
     #: The URL of the engine that brings messages of groups to all workers.

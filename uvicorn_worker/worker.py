@@ -28,7 +28,7 @@ from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFail
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
 from uvicorn_worker.inherited import directory_of_master, signals_before
-from uvicorn_worker.interfaces.detect import applications_beside, detect_interface
+from uvicorn_worker.interfaces.detect import applications_beside, detect_interface, fault_of_uri
 from uvicorn_worker.leaving import close_loop, ignore_exits, leave, leave_within, status_by
 from uvicorn_worker.observation import Observation, lend_handlers
 from uvicorn_worker.options import read_options, settings_under
@@ -135,18 +135,20 @@ class UvicornWorker(Worker):
 
         With ``reload`` on, it is shown to whoever asks until a file has changed.
         """
+        uri = getattr(self.app, "app_uri", None) or ""
+        if not self.cfg.paste and (fault := fault_of_uri(uri)):  # paste names a file
+            self._fail_boot(f"The application could not be imported: {fault}", Arbiter.APP_LOAD_ERROR)
         try:
             self._load_or_show()
         except ImportError as error:
-            hint = ""
-            if self._is_about_application_module(error):
-                hint = f" (looked for in {os.getcwd()}; --chdir says where else)"
-            else:
+            hint = f" (looked for in {os.getcwd()}; --chdir says where else)"
+            if not self._is_about_application_module(error):
+                hint = ""
                 self.log.exception("The application could not be imported")
             self._fail_boot(f"The application could not be imported: {error}{hint}", Arbiter.APP_LOAD_ERROR)
         except AppImportError as error:
-            hint = applications_beside(getattr(self.app, "app_uri", None) or "")
-            self._fail_boot(f"The application could not be loaded: {error}{hint}", Arbiter.APP_LOAD_ERROR)
+            fault = f"{error}{applications_beside(uri)}"
+            self._fail_boot(f"The application could not be loaded: {fault}", Arbiter.APP_LOAD_ERROR)
         except WorkerExit:
             raise
         except SystemExit as error:

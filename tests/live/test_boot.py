@@ -128,8 +128,10 @@ asgi = Shop()
         ("shop:shp", "Failed to find attribute 'shp' in 'shop'. (there is shop:shop, shop:asgi)"),
         ("shop:", "Failed to parse '' as an attribute name or function call. (there is shop:shop, shop:asgi)"),
         ("shop.py", "did you mean 'shop:application'? (looked for in {folder}; --chdir says where else)"),
+        ("./shop:shop", "is expected: did you mean 'shop:shop'?"),
+        (":shop", "':shop' names no module: expected 'module:name'"),
     ],
-    ids=["module", "name", "no name", "file"],
+    ids=["module", "name", "no name", "file", "path", "no module"],
 )
 def test_an_application_that_is_misspelt_is_told_what_there_is(tmp_path: Path, app: str, told: str) -> None:
     (tmp_path / "shop.py").write_text(SHOP)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from .client import DEADLINE, Wire, request, websocket
-from .harness import Serve, Server, eventually
+from .client import DEADLINE, Wire, refuses_connections, request, websocket
+from .harness import Log, Serve, Server, eventually, spawn
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = EXAMPLES / "deployment"
@@ -93,6 +93,8 @@ def test_the_units_agree_with_each_other_and_the_configuration() -> None:
     service, listens = unit("app.service"), unit("app.socket")
     assert service["Unit"]["Requires"] == "app.socket"
     assert service["Service"]["Type"] == "notify"
+    # As above, without arguments: the configuration beside the application says what is served.
+    assert service["Service"]["ExecStart"] == service["Service"]["WorkingDirectory"] + "/.venv/bin/gunicorn"
     assert int(service["Service"]["TimeoutStopSec"]) > int(setting("graceful_timeout"))
     assert f"server unix:{listens['Socket']['ListenStream']} " in (FILES / "nginx.conf").read_text()
 
@@ -175,9 +177,24 @@ def manifests() -> dict[str, Any]:
     return {each["kind"]: each for each in yaml.safe_load_all((FILES / "kubernetes.yaml").read_text())}
 
 
-def test_the_command_of_the_container_serves_at_the_port_that_it_tells() -> None:
+def test_the_command_of_the_container_serves_at_the_port_that_it_tells_and_stops_at_term(tmp_path: Path) -> None:
     command = yaml.safe_load(instructions()["CMD"])
     assert command == ["gunicorn", "--bind", f"0.0.0.0:{instructions()['EXPOSE']}"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        host, port = free.getsockname()
+    for file in ("app.py", "gunicorn.conf.py"):
+        shutil.copy(PRODUCTION / file, tmp_path)
+    log = Log()
+    process = spawn(["-m", "gunicorn", "--bind", f"{host}:{port}"], log, cwd=tmp_path, env={"WEB_CONCURRENCY": "1"})
+    try:
+        eventually(lambda: not refuses_connections(host, port))
+        with Wire((host, port)) as wire:
+            assert wire.ask("/").body == b"Hello\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_kubernetes_asks_and_stops_the_container_as_it_is_served(serve: Serve) -> None:

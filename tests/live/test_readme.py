@@ -62,6 +62,7 @@ def test_every_block_has_its_test() -> None:
         "async def chat",
         "from uvicorn_worker import UvicornWorker",
         "UVICORN_WORKER_",
+        "cd examples/production && python -m uvicorn_worker --check-config && gunicorn",
     )
     assert len(BLOCKS) == len(beginnings)
     assert all(block.startswith(beginning) for block, beginning in zip(BLOCKS, beginnings, strict=True))
@@ -124,3 +125,13 @@ def test_options_of_the_environment(serve: Serve) -> None:
     assert (program, rest) == ("gunicorn", "...")
     env = dict(variable.split("=") for variable in variables)
     assert "server" not in serve("apps:app", env=env).ask("/hello").headers
+
+
+def test_the_configuration_for_production_is_checked_and_started(serve: Serve) -> None:
+    change, check, start = (shlex.split(part) for part in block("cd examples").split("&&"))
+    assert (change[0], check[0], start) == ("cd", "python", ["gunicorn"])
+    log = Log()
+    assert spawn(check[1:], log, cwd=ROOT / change[1]).wait(30) == 0
+    assert log.wait_for_end()
+    conf = (ROOT / change[1] / "gunicorn.conf.py").read_text()
+    assert serve("app:production", conf=conf, cwd=ROOT / change[1]).ask("/").body == b"Hello\n"

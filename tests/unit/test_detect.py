@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from uvicorn_worker.errors import InvalidApplication
-from uvicorn_worker.interfaces.detect import Interface, detect_interface
+from uvicorn_worker.interfaces.detect import Interface, detect_interface, fault_of_uri
 
 
 async def channels_app(message: Any, channels: Any) -> None: ...
@@ -294,3 +294,26 @@ def test_asgi_2_is_refused_by_its_own_name() -> None:
     with pytest.raises(InvalidApplication, match=r"guarantee_single_callable\(ASGI2\)") as refusal:
         detect_interface(ASGI2)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "meant"),
+    [
+        ("./app:web", "app:web"),
+        (".app:web", "app:web"),
+        ("./app.py:web", "app:web"),
+        ("app/:web", "app:web"),
+        ("sub/app", "--chdir sub app:application"),
+        ("../app:web", "--chdir .. app:web"),
+        ("/srv/app:make('/path')", "--chdir /srv app:make('/path')"),
+    ],
+)
+def test_a_path_in_the_place_of_a_module_is_told_what_may_be_meant(uri: str, meant: str) -> None:
+    fault = fault_of_uri(uri)
+    assert fault
+    assert fault.endswith(f": did you mean {meant!r}?")
+
+
+@pytest.mark.parametrize("uri", ["app:web", "shop.web:app", "app", "app:make('/path')", ""])
+def test_the_name_of_a_module_has_no_fault(uri: str) -> None:
+    assert fault_of_uri(uri) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os.path
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -54,6 +55,22 @@ def detect_interface(app: Any, wanted: str = "auto") -> Interface:
         return Interface.CHANNELS
     count = f"{required}" if required == accepted else f"{required} to {accepted}"
     raise InvalidApplication(f"{name} takes {count} positional argument{'s' * (count != '1')}: {_ACCEPTED}")
+
+
+def fault_of_uri(uri: str) -> str | None:
+    """What is wrong with ``uri``, ``'module:name'``, where it has a path or nothing in the place of the module.
+
+    The import system would say, or raise, what helps nobody. An empty ``uri`` is of an application without one.
+    """
+    module, _, name = uri.partition(":")
+    if uri and not module:
+        return f"{uri!r} names no module: expected 'module:name'"
+    if "/" not in module and not module.startswith("."):
+        return None
+    folder, _, file = os.path.normpath(module).rpartition("/")
+    where = f"--chdir {folder} " if folder else ""
+    meant = f"{where}{file.lstrip('.').removesuffix('.py')}:{name or 'application'}"
+    return f"{module!r} is a path, where the name of a module is expected: did you mean {meant!r}?"
 
 
 def applications_beside(uri: str) -> str:
