@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import tempfile
@@ -110,6 +112,21 @@ def test_a_base_that_is_too_long_for_sockets_is_left_for_another(base: str) -> N
     directory = make(long)
     assert not directory.path.startswith(base)
     end(directory)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_base_without_locks_is_one_error_that_says_what_to_do_and_leaves_nothing(
+    base: str, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    os.mkdir(os.path.join(base, "uvicorn-worker-1-of-another"), mode=0o700)
+
+    def refuse(file: int, how: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match=rf"in {base} can't be locked \({os.strerror(reason)}\): name another"):
+        make(base)
+    assert os.listdir(base) == ["uvicorn-worker-1-of-another"]
 
 
 def test_a_directory_that_is_named_is_made_once_and_stays(base: str) -> None:

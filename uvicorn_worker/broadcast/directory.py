@@ -38,7 +38,7 @@ class Directory:
         """The directory for workers that run as ``uid`` and ``gid``: that of the master ``former``, if there is one
         that this takes over from, or a new one in ``base``. What dead masters have left there is removed.
 
-        Raises ``OSError``.
+        Raises ``OSError``, also where the file system has no locks.
         """
         base = _short_base(base)
         owners = {os.geteuid(), uid}
@@ -64,7 +64,12 @@ class Directory:
     @classmethod
     def _new(cls, base: str, uid: int, gid: int) -> Directory | None:
         path = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base)
-        lock = _lock(path, fcntl.LOCK_SH)
+        try:
+            lock = _lock(path, fcntl.LOCK_SH)
+        except OSError as error:
+            os.rmdir(path)
+            reason = f"directories in {base} can't be locked ({error.strerror}): name another, as /dev/shm"
+            raise OSError(error.errno, reason) from None
         if lock is None or not os.path.exists(path):
             return None  # Another master has swept it in this moment.
         if (uid, gid) != (os.geteuid(), os.getegid()):
@@ -95,19 +100,23 @@ def _marker_of(master: int) -> str:
 
 
 def _lock(path: str, how: int) -> int | None:
-    """A descriptor that holds the lock of a directory, if it can be had.
+    """A descriptor that holds the lock of a directory; none, where others hold it or the directory is gone.
 
-    What cleans up directories for temporary files leaves one alone that is locked (systemd-tmpfiles).
+    What cleans up directories for temporary files leaves one alone that is locked (systemd-tmpfiles). Raises
+    ``OSError`` where there are no locks.
     """
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(lock)
         return None
+    except OSError:
+        os.close(lock)
+        raise
     return lock
 
 
@@ -157,7 +166,10 @@ def _directories(base: str, owners: set[int]) -> Iterator[str]:
 def _sweep(base: str, owners: set[int]) -> None:
     """Remove the directories of masters that are gone with all their workers."""
     for path in list(_directories(base, owners)):
-        lock = _lock(path, fcntl.LOCK_EX)
+        try:
+            lock = _lock(path, fcntl.LOCK_EX)
+        except OSError:
+            continue  # It can't be told whether anybody uses it.
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)
