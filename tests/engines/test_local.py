@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import stat
 from collections.abc import AsyncIterator, Callable
@@ -326,6 +327,55 @@ async def test_a_link_that_was_cut_is_made_again_and_the_other_is_told(directory
         await one.send("chat", text="hi")
         await wait_for_numbers(other, 1)
         assert any("was lost, and is there again" in line for line in workers.log.lines)
+
+
+async def look(worker: Worker, directory: str) -> None:
+    """As it does from time to time."""
+    engine = worker.engine
+    assert isinstance(engine, LocalEngine)
+    engine._look(directory)
+    await eventually(lambda: not engine._reaching)
+
+
+async def test_a_worker_whose_socket_was_removed_is_found_again_and_both_are_told_what_they_may_have_missed(
+    directory: str,
+) -> None:
+    directory = os.path.join(directory, "removed")
+    os.mkdir(directory, 0o700)
+    async with mesh_in(directory) as workers:
+        one, other = await workers.join_many(2)
+        shutil.rmtree(directory)
+        for _ in range(2):
+            await look(one, directory)
+        os.mkdir(directory, 0o700)
+        newcomer = await workers.join()
+        assert newcomer.engine.stats()["workers"] == 0
+        for worker in (one, other):
+            await look(worker, directory)
+        await eventually(lambda: [each.engine.stats()["workers"] for each in workers.workers] == [2, 2, 2])
+        for worker in workers.workers:
+            await worker.sink.until(lambda worker=worker: worker.sink.gaps)
+            assert {gap.groups for gap in worker.sink.gaps} == {None}
+        for worker in workers.workers:
+            await worker.send("chat", text="hi")
+        for worker in workers.workers:
+            await wait_for_numbers(worker, 3)
+        assert sum("can't find this one" in line for line in workers.log.lines) == 1
+        assert sum("find this one again" in line for line in workers.log.lines) == 2
+
+
+async def test_a_worker_that_is_found_is_left_as_it_is_by_its_looks(directory: str) -> None:
+    async with mesh_in(directory) as workers:
+        some = await workers.join_many(2)
+        names = workers.names
+        for worker in some:
+            await look(worker, directory)
+        last = await workers.join()
+        assert set(names) < set(workers.names)
+        await last.send("chat", text="hi")
+        for worker in some:
+            await wait_for_numbers(worker, 1)
+        assert [worker.sink.gaps for worker in some] == [[], []]
 
 
 @pytest.mark.parametrize(
