@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -48,6 +51,29 @@ class Mesh:
     @property
     def names(self) -> list[str]:
         return sorted(os.listdir(self.directory))
+
+
+#: A worker that has a child, and sends nothing.
+PARENT = """
+import asyncio, logging, os, signal, sys
+import uvloop
+from uvicorn_worker.broadcast.groups import Groups
+from uvicorn_worker.broadcast.local import LocalEngine
+from uvicorn_worker.config import Settings
+
+async def main():
+    log = logging.getLogger()
+    groups = Groups(Settings(), log, lambda end: None)
+    await groups.start(LocalEngine(sys.argv[1], log))
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    print(child, flush=True)
+    await asyncio.Event().wait()
+
+with asyncio.Runner(loop_factory=getattr(sys.modules[sys.argv[2]], "new_event_loop")) as runner:
+    runner.run(main())
+"""
 
 
 @asynccontextmanager
@@ -429,6 +455,24 @@ async def test_a_directory_where_others_can_write_is_not_used(directory: str) ->
         worker = await workers.join()
         assert "is not private" in worker.sink.gaps[0].reason
         assert workers.names == []
+
+
+async def test_a_worker_that_is_killed_is_gone_even_if_a_child_of_it_lives(directory: str) -> None:
+    async with mesh_in(directory) as workers:
+        one = await workers.join()
+        loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+        command = [sys.executable, "-c", PARENT, directory, loop]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            child = int(await asyncio.to_thread(parent.stdout.readline))
+            try:
+                await eventually(lambda: one.engine.stats()["workers"] == 1)
+                parent.kill()
+                await eventually(lambda: one.engine.stats()["workers"] == 0)
+                await workers.join()
+                assert [worker.sink.gaps for worker in workers.workers] == [[], []]
+            finally:
+                os.kill(child, signal.SIGKILL)
 
 
 async def test_half_a_message_of_a_worker_that_died_is_dropped_and_a_gap(directory: str) -> None:

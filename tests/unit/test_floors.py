@@ -19,7 +19,7 @@ ROOT = Path(uvicorn_worker.__file__).parent
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version", "broadcast.redis_url"},
     1: {"config", "clock", "broadcast.codec", "broadcast.delivery", "broadcast.directory"}
-    | {"broadcast.membership", "broadcast.resp"},
+    | {"broadcast.forks", "broadcast.membership", "broadcast.resp"},
     2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"}
     | {"broadcast.engine_url", "broadcast.groups", "broadcast.mesh", "broadcast.subscriptions", "websocket.wire"},
     3: {"access_log", "groups", "inherited", "leaving", "options", "proxied", "service", "tls"}

@@ -21,6 +21,7 @@ from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import mesh
 from uvicorn_worker.broadcast.delivery import Delivery
 from uvicorn_worker.broadcast.directory import check_owner, keep
+from uvicorn_worker.broadcast.forks import close_in_forks
 from uvicorn_worker.broadcast.groups import Engine, Gap, Sink
 from uvicorn_worker.broadcast.peers import Inbound, Peer
 from uvicorn_worker.config import (
@@ -179,6 +180,7 @@ class LocalEngine(Engine):
         check_owner(directory, os.geteuid())
         path = os.path.join(directory, self._name)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        close_in_forks(listener.fileno())
         try:
             listener.bind(f"{path}.tmp")
             os.chmod(f"{path}.tmp", 0o600)
