@@ -308,6 +308,26 @@ async def test_what_others_have_not_read_when_a_worker_leaves_is_waited_for_and_
 
 
 @pytest.mark.usefixtures("no_patience")
+async def test_a_worker_that_leaves_tells_who_reads_again_only_then_what_was_dropped(
+    directory: str, silent: socket.socket
+) -> None:
+    async with mesh_in(directory) as workers:
+        one = await workers.join()
+        stopped = Stopped(directory, silent)
+        stopped.accept()
+        while not one.engine.stats()["dropped"]:
+            await one.send("chat", bytes=bytes(1 << 20))
+        workers.workers.remove(one)
+        stopping = asyncio.create_task(one.engine.stop(10.0))
+        await stopped.read_until(lambda: bool(stopped.missed))
+        assert stopped.missed == [frozenset({"chat"})]
+        await stopping
+        silent.close()
+        stopped.socket.close()
+        os.unlink(os.path.join(directory, "1.a"))
+
+
+@pytest.mark.usefixtures("no_patience")
 async def test_senders_wait_for_a_worker_that_reads_slowly_in_the_order_in_which_they_came(
     directory: str, silent: socket.socket
 ) -> None:
