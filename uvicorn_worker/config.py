@@ -68,6 +68,9 @@ GROUP_MESSAGE_BOUND = 256 * 1024 * 1024
 #: Seconds that a new worker waits for the others to say that they know it.
 GROUPS_JOIN_TIME = 1.0
 
+#: Seconds between two looks of a worker at the file by which others find it.
+MESH_LOOK = 60.0
+
 #: Bytes that may wait for a worker until senders wait for it, and seconds that they do, at most.
 PEER_BACKLOG = 1024 * 1024
 PEER_PATIENCE = 1.0

@@ -21,7 +21,8 @@ __all__ = ["Gap", "on_gap", "send", "send_threadsafe", "stats"]
 #: The groups of the workers in this process, which nearly always is one, by their loops.
 _workers: dict[asyncio.AbstractEventLoop, Groups] = {}
 
-_hooks: list[Callable[[Gap], object]] = []
+#: Called with each gap of any groups in this process.
+hooks: list[Callable[[Gap], object]] = []
 
 
 async def send(group: str, message: Message) -> None:
@@ -47,11 +48,12 @@ def send_threadsafe(group: str, message: Message) -> Future[None]:
 
 def on_gap(hook: Callable[[Gap], object]) -> Callable[[Gap], object]:
     """Have ``hook`` called, in the worker's event loop, whenever messages may have been missed there: it is given a
-    :class:`Gap`, with the ``reason``, the ``groups`` concerned (``None`` means all), and the time ``at`` which.
+    :class:`Gap`, with the ``reason``, the ``groups`` concerned (``None`` means all), and the time ``at`` which. Where
+    a channel layer is used in a process that no worker runs in, the loop is in a thread of its own.
 
     Can be used as a decorator, and by several.
     """
-    _hooks.append(hook)
+    hooks.append(hook)
     return hook
 
 
@@ -72,7 +74,7 @@ def worker() -> tuple[asyncio.AbstractEventLoop, Groups] | None:
 def enrol(loop: asyncio.AbstractEventLoop, groups: Groups) -> None:
     """A worker begins to run in ``loop``."""
     _workers[loop] = groups
-    groups.hooks = _hooks
+    groups.hooks = hooks
 
 
 # In a process that was forked, as by multiprocessing, nobody would ever do what is asked of a worker's loop.

@@ -97,7 +97,7 @@ class UvicornWorker(Worker):
         self._directory: str | None = None
         try:
             self._tls = _CONTEXTS.context_of(self.cfg, self.log) if self.cfg.is_ssl else None
-            self._directory = directory_of_master(self.cfg, self._settings_of(self.cfg).groups)
+            self._directory = directory_of_master(self.cfg, self._settings_of(self.cfg).groups, self.log)
         except InvalidOption as error:
             self._error = error
         except OSError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ from asgiref.sync import async_to_sync
 from channels.exceptions import ChannelFull
 
 from uvicorn_worker import groups as worker_groups
-from uvicorn_worker.broadcast import outside
+from uvicorn_worker.broadcast import mesh, outside
 from uvicorn_worker.broadcast.delivery import Delivery
 from uvicorn_worker.broadcast.engines import engine_of
 from uvicorn_worker.broadcast.groups import Engine, Gap, Groups
@@ -468,6 +470,21 @@ def test_a_layer_with_an_engine_of_its_own_meets_workers_that_have_it(url: str) 
         for worker in (one, other):
             worker.run(layer.group_send("chat", HELLO))
             assert one.run(layer.receive(here)) == other.run(layer.receive(there)) == HELLO
+
+
+@pytest.mark.usefixtures("outsiders")
+def test_a_process_without_a_worker_has_its_functions_of_on_gap_called(directory: str) -> None:
+    gaps: queue.Queue[Gap] = queue.Queue()
+    worker_groups.on_gap(gaps.put)
+    try:
+        async_to_sync(GroupsChannelLayer(groups=f"local://{directory}").group_send)("chat", HELLO)
+        [name] = os.listdir(directory)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(os.path.join(directory, name))
+            other.sendall(mesh.frame(mesh.HELLO, "1.a") + mesh.missed_frame(frozenset({"chat"})))
+            assert gaps.get(timeout=DEADLINE).groups == {"chat"}
+    finally:
+        worker_groups.hooks.remove(gaps.put)
 
 
 SCRIPT = """

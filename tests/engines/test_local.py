@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import signal
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -47,6 +51,29 @@ class Mesh:
     @property
     def names(self) -> list[str]:
         return sorted(os.listdir(self.directory))
+
+
+#: A worker that has a child, and sends nothing.
+PARENT = """
+import asyncio, logging, os, signal, sys
+import uvloop
+from uvicorn_worker.broadcast.groups import Groups
+from uvicorn_worker.broadcast.local import LocalEngine
+from uvicorn_worker.config import Settings
+
+async def main():
+    log = logging.getLogger()
+    groups = Groups(Settings(), log, lambda end: None)
+    await groups.start(LocalEngine(sys.argv[1], log))
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    print(child, flush=True)
+    await asyncio.Event().wait()
+
+with asyncio.Runner(loop_factory=getattr(sys.modules[sys.argv[2]], "new_event_loop")) as runner:
+    runner.run(main())
+"""
 
 
 @asynccontextmanager
@@ -281,6 +308,26 @@ async def test_what_others_have_not_read_when_a_worker_leaves_is_waited_for_and_
 
 
 @pytest.mark.usefixtures("no_patience")
+async def test_a_worker_that_leaves_tells_who_reads_again_only_then_what_was_dropped(
+    directory: str, silent: socket.socket
+) -> None:
+    async with mesh_in(directory) as workers:
+        one = await workers.join()
+        stopped = Stopped(directory, silent)
+        stopped.accept()
+        while not one.engine.stats()["dropped"]:
+            await one.send("chat", bytes=bytes(1 << 20))
+        workers.workers.remove(one)
+        stopping = asyncio.create_task(one.engine.stop(10.0))
+        await stopped.read_until(lambda: bool(stopped.missed))
+        assert stopped.missed == [frozenset({"chat"})]
+        await stopping
+        silent.close()
+        stopped.socket.close()
+        os.unlink(os.path.join(directory, "1.a"))
+
+
+@pytest.mark.usefixtures("no_patience")
 async def test_senders_wait_for_a_worker_that_reads_slowly_in_the_order_in_which_they_came(
     directory: str, silent: socket.socket
 ) -> None:
@@ -326,6 +373,55 @@ async def test_a_link_that_was_cut_is_made_again_and_the_other_is_told(directory
         await one.send("chat", text="hi")
         await wait_for_numbers(other, 1)
         assert any("was lost, and is there again" in line for line in workers.log.lines)
+
+
+async def look(worker: Worker, directory: str) -> None:
+    """As it does from time to time."""
+    engine = worker.engine
+    assert isinstance(engine, LocalEngine)
+    engine._look(directory)
+    await eventually(lambda: not engine._reaching)
+
+
+async def test_a_worker_whose_socket_was_removed_is_found_again_and_both_are_told_what_they_may_have_missed(
+    directory: str,
+) -> None:
+    directory = os.path.join(directory, "removed")
+    os.mkdir(directory, 0o700)
+    async with mesh_in(directory) as workers:
+        one, other = await workers.join_many(2)
+        shutil.rmtree(directory)
+        for _ in range(2):
+            await look(one, directory)
+        os.mkdir(directory, 0o700)
+        newcomer = await workers.join()
+        assert newcomer.engine.stats()["workers"] == 0
+        for worker in (one, other):
+            await look(worker, directory)
+        await eventually(lambda: [each.engine.stats()["workers"] for each in workers.workers] == [2, 2, 2])
+        for worker in workers.workers:
+            await worker.sink.until(lambda worker=worker: worker.sink.gaps)
+            assert {gap.groups for gap in worker.sink.gaps} == {None}
+        for worker in workers.workers:
+            await worker.send("chat", text="hi")
+        for worker in workers.workers:
+            await wait_for_numbers(worker, 3)
+        assert sum("can't find this one" in line for line in workers.log.lines) == 1
+        assert sum("find this one again" in line for line in workers.log.lines) == 2
+
+
+async def test_a_worker_that_is_found_is_left_as_it_is_by_its_looks(directory: str) -> None:
+    async with mesh_in(directory) as workers:
+        some = await workers.join_many(2)
+        names = workers.names
+        for worker in some:
+            await look(worker, directory)
+        last = await workers.join()
+        assert set(names) < set(workers.names)
+        await last.send("chat", text="hi")
+        for worker in some:
+            await wait_for_numbers(worker, 1)
+        assert [worker.sink.gaps for worker in some] == [[], []]
 
 
 @pytest.mark.parametrize(
@@ -379,6 +475,24 @@ async def test_a_directory_where_others_can_write_is_not_used(directory: str) ->
         worker = await workers.join()
         assert "is not private" in worker.sink.gaps[0].reason
         assert workers.names == []
+
+
+async def test_a_worker_that_is_killed_is_gone_even_if_a_child_of_it_lives(directory: str) -> None:
+    async with mesh_in(directory) as workers:
+        one = await workers.join()
+        loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+        command = [sys.executable, "-c", PARENT, directory, loop]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            child = int(await asyncio.to_thread(parent.stdout.readline))
+            try:
+                await eventually(lambda: one.engine.stats()["workers"] == 1)
+                parent.kill()
+                await eventually(lambda: one.engine.stats()["workers"] == 0)
+                await workers.join()
+                assert [worker.sink.gaps for worker in workers.workers] == [[], []]
+            finally:
+                os.kill(child, signal.SIGKILL)
 
 
 async def test_half_a_message_of_a_worker_that_died_is_dropped_and_a_gap(directory: str) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,6 +357,28 @@ def test_a_master_that_was_killed_leaves_a_directory_that_the_next_one_sweeps(se
     for each in (living, another):
         each.signal(TERM)
         assert each.wait() == 0
+    assert list(base.iterdir()) == []
+
+
+def test_a_directory_that_was_removed_is_made_again_and_all_find_each_other_there(
+    serve: Serve, clients: Clients, base: Path
+) -> None:
+    soon = "import uvicorn_worker.broadcast.local as local; local.MESH_LOOK = 0.2"
+    server = serve("groups_apps:app", "--worker-tmp-dir", str(base), workers=2, conf=soon)
+    old = clients.join(server, "chat")
+    [directory] = base.iterdir()
+    shutil.rmtree(directory)
+    start = server.log.position()
+    replace(server, partial(server.signal, TTIN))
+    server.log.wait_for("where workers find each other, was removed: made again", after=start)
+    assert list(base.iterdir()) == [directory]
+    eventually(lambda: len(server.log.lines("new workers find this one again", after=start)) == 2)
+    young = clients.join_at(server, server.worker, "chat")
+    eventually(lambda: stats_of(server, young.pid)["workers"] == 2)
+    young.send("hi")
+    assert old.recv() == "hi"
+    server.signal(TERM)
+    assert server.wait() == 0
     assert list(base.iterdir()) == []
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from uvicorn_worker.broadcast.directory import Directory, own_directory
+from uvicorn_worker.broadcast.directory import Directory, keep, own_directory
 
 PID, UID, GID = os.getpid(), os.geteuid(), os.getegid()
 
@@ -80,6 +83,60 @@ def test_a_master_that_takes_over_shares_the_directory_and_the_last_removes_it(b
     assert os.path.exists(other.path)
 
 
+def test_a_directory_that_was_removed_is_made_again_and_left_alone_by_others(base: str) -> None:
+    directory = make(base)
+    assert directory.is_there
+    shutil.rmtree(directory.path)
+    assert not directory.is_there
+    directory.renew()
+    assert directory.is_there
+    assert stat.S_IMODE(os.stat(directory.path).st_mode) == 0o700
+    other = make(base)
+    assert directory.is_there
+    end(other)
+    end(directory)
+    assert os.listdir(base) == []
+
+
+def test_of_masters_that_share_a_directory_each_makes_it_again_and_the_last_removes_it(base: str) -> None:
+    old = make(base)
+    new = make(base, former=PID)
+    assert new.path == old.path
+    shutil.rmtree(old.path)
+    for directory in (old, new):
+        assert not directory.is_there
+        directory.renew()
+    assert old.is_there
+    assert new.is_there
+    die(old)
+    end(new)
+    assert os.listdir(base) == []
+
+
+def test_what_somebody_else_has_put_in_the_place_of_a_directory_is_not_used(base: str) -> None:
+    directory = make(base)
+    shutil.rmtree(directory.path)
+    os.mkdir(directory.path)
+    os.chmod(directory.path, 0o755)
+    with pytest.raises(FileExistsError):
+        directory.renew()
+    assert not directory.is_there
+
+
+def test_what_workers_are_found_by_is_kept_young_and_nothing_else(base: str) -> None:
+    directory = make(base)
+    names = ["1.a", "2.b", os.path.basename(directory._marker(PID))]
+    for name in names:
+        Path(directory.path, name).touch()
+    paths = [directory.path, *(os.path.join(directory.path, name) for name in names)]
+    for path in reversed(paths):
+        os.utime(path, (0, 0))
+    assert keep(directory.path, "1.a")
+    assert [os.stat(path).st_mtime > 0 for path in paths] == [True, True, False, True]
+    end(directory)
+    assert not keep(directory.path, "1.a")
+
+
 def test_a_master_whose_former_one_has_no_directory_makes_one(base: str) -> None:
     other = make(base)
     new = make(base, former=PID + 1)
@@ -92,7 +149,7 @@ def test_what_is_not_a_private_directory_of_this_user_is_neither_shared_nor_remo
     public = Path(base, "uvicorn-worker-1-1-public")
     public.mkdir(mode=0o755)
     public.chmod(0o755)
-    Path(Directory(str(public), 0)._marker(PID)).touch()
+    Path(Directory(str(public), 0, (UID, GID))._marker(PID)).touch()
     link = Path(base, "uvicorn-worker-1-1-link")
     link.symlink_to(public)
     Path(base, "uvicorn-worker-1-1-file").touch()
@@ -110,6 +167,21 @@ def test_a_base_that_is_too_long_for_sockets_is_left_for_another(base: str) -> N
     directory = make(long)
     assert not directory.path.startswith(base)
     end(directory)
+
+
+@pytest.mark.parametrize("reason", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_base_without_locks_is_one_error_that_says_what_to_do_and_leaves_nothing(
+    base: str, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    os.mkdir(os.path.join(base, "uvicorn-worker-1-of-another"), mode=0o700)
+
+    def refuse(file: int, how: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match=rf"in {base} can't be locked \({os.strerror(reason)}\): name another"):
+        make(base)
+    assert os.listdir(base) == ["uvicorn-worker-1-of-another"]
 
 
 def test_a_directory_that_is_named_is_made_once_and_stays(base: str) -> None:

@@ -18,7 +18,8 @@ ROOT = Path(uvicorn_worker.__file__).parent
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version", "broadcast.redis_url"},
-    1: {"config", "clock", "broadcast.codec", "broadcast.delivery", "broadcast.directory", "broadcast.resp"},
+    1: {"config", "clock", "broadcast.codec", "broadcast.delivery", "broadcast.directory"}
+    | {"broadcast.forks", "broadcast.membership", "broadcast.resp"},
     2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"}
     | {"broadcast.engine_url", "broadcast.groups", "broadcast.mesh", "broadcast.subscriptions", "websocket.wire"},
     3: {"access_log", "groups", "inherited", "leaving", "options", "proxied", "service", "tls"}

@@ -253,6 +253,85 @@ def test_an_engine_that_can_not_add_leaves_no_member_behind(fixture: Fixture) ->
     assert fixture.counts == (1, 1, 2)  # Who was one before still is one.
 
 
+class Slow(Recorder):
+    """Has whoever joins wait until a test knows how that ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joining: list[asyncio.Future[None]] = []
+
+    async def add(self, group: str) -> None:
+        self.joining.append(asyncio.get_running_loop().create_future())
+        await self.joining[-1]
+
+
+@pytest.mark.parametrize("fate", ["cancelled", "failed", "cancelled when the other had it"])
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_several_that_add_one_channel_who_gives_up_undoes_nothing_for_the_others(first: int, fate: str) -> None:
+    groups, engine = groups_with(Log()), Slow()
+    channel = Channel(groups)
+
+    async def main() -> None:
+        await groups.start(engine)
+        tasks = [asyncio.create_task(groups.add("chat", channel.name)) for _ in range(2)]
+        await asyncio.sleep(0)
+        giving_up, staying = tasks[first], tasks[not first]
+        if fate == "cancelled when the other had it":
+            engine.joining[not first].set_result(None)
+            await staying
+        if fate == "failed":
+            engine.joining[first].set_exception(GroupsUnavailable("a test"))
+        else:
+            giving_up.cancel()
+        await asyncio.wait((giving_up,))
+        assert engine.asked == []
+        if not staying.done():
+            engine.joining[not first].set_result(None)
+            await staying
+        await groups.send_to("chat", {"text": "hi"})
+        assert channel.received == [{"text": "hi"}]
+
+    asyncio.run(main())
+
+
+def test_when_all_fail_that_add_one_channel_it_is_no_member() -> None:
+    groups, engine = groups_with(Log()), Slow()
+    channel = Channel(groups)
+
+    async def main() -> None:
+        await groups.start(engine)
+        tasks = [asyncio.create_task(groups.add("chat", channel.name)) for _ in range(2)]
+        await asyncio.sleep(0)
+        for joining in engine.joining:
+            joining.set_exception(GroupsUnavailable("a test"))
+        await asyncio.wait(tasks)
+        assert engine.asked == ["discard chat"]
+        assert groups.stats()["members"] == 0
+
+    asyncio.run(main())
+
+
+def test_who_gives_up_adding_what_was_discarded_meanwhile_undoes_nothing_of_a_later_add() -> None:
+    groups, engine = groups_with(Log()), Slow()
+    channel = Channel(groups)
+
+    async def main() -> None:
+        await groups.start(engine)
+        early = asyncio.create_task(groups.add("chat", channel.name))
+        await asyncio.sleep(0)
+        groups.discard("chat", channel.name)
+        late = asyncio.create_task(groups.add("chat", channel.name))
+        await asyncio.sleep(0)
+        early.cancel()
+        await asyncio.wait((early,))
+        engine.joining[1].set_result(None)
+        await late
+        await groups.send_to("chat", {"text": "hi"})
+        assert channel.received == [{"text": "hi"}]
+
+    asyncio.run(main())
+
+
 def test_what_comes_from_elsewhere_is_delivered_if_it_is_a_message(fixture: Fixture) -> None:
     sink: Sink = fixture.groups
     (one,) = fixture.channels(1)

@@ -114,7 +114,7 @@ def hooks() -> Iterator[list[groups.Gap]]:
     gaps: list[groups.Gap] = []
     hook = groups.on_gap(gaps.append)
     yield gaps
-    groups._hooks.remove(hook)
+    groups.hooks.remove(hook)
 
 
 def test_hooks_are_called_with_every_gap_of_workers_that_run_then_and_later(hooks: list[groups.Gap]) -> None:

@@ -90,6 +90,23 @@ def test_who_gives_up_joining_takes_nobody_else_out_of_the_group() -> None:
     run(test)
 
 
+def test_who_gives_up_joining_leaves_the_channel_in_the_group_for_another_who_joins_it() -> None:
+    async def test(process: Process) -> None:
+        (one,) = await process.channels(1)
+        leaving, staying = await process.begin(*(process.routes.join("slow", one) for _ in range(2)))
+        leaving.cancel()
+        await asyncio.wait((leaving,))
+        while not staying.done():
+            for joining in process.engine.joining:
+                joining.done() or joining.set_result(None)
+            await asyncio.sleep(0)
+        await staying
+        await process.routes.send_to_group("slow", {"type": "test"})
+        assert await process.receive(one) == {"type": "test"}
+
+    run(test)
+
+
 def test_a_join_that_failed_leaves_nothing_and_can_be_made_again() -> None:
     async def test(process: Process) -> None:
         one, other = await process.channels(2)

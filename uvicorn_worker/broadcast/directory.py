@@ -28,8 +28,10 @@ _LONGEST_PATH = 103 - 30
 class Directory:
     """A directory of this master's, or one that it shares."""
 
-    def __init__(self, path: str, lock: int) -> None:
+    def __init__(self, path: str, lock: int, owner: tuple[int, int]) -> None:
         self.path = path
+        #: The user and the group that the workers run as.
+        self._owner = owner
         #: A descriptor that holds the lock, and that workers inherit.
         self._lock = lock
 
@@ -38,38 +40,72 @@ class Directory:
         """The directory for workers that run as ``uid`` and ``gid``: that of the master ``former``, if there is one
         that this takes over from, or a new one in ``base``. What dead masters have left there is removed.
 
-        Raises ``OSError``.
+        Raises ``OSError``, also where the file system has no locks.
         """
         base = _short_base(base)
-        owners = {os.geteuid(), uid}
-        _sweep(base, owners)
-        directory = None if former is None else cls._shared(base, former, owners)
+        owner = uid, gid
+        _sweep(base, uid)
+        directory = None if former is None else cls._shared(base, former, owner)
         while directory is None:
-            directory = cls._new(base, uid, gid)
-        # It may be the workers' user's, who is not to have a master that is root make files elsewhere.
-        os.close(os.open(directory._marker(os.getpid()), os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600))
+            directory = cls._new(base, owner)
+        directory._mark()
         atexit.register(directory._remove, os.getpid())
         return directory
 
     @classmethod
-    def _shared(cls, base: str, former: int, owners: set[int]) -> Directory | None:
+    def _shared(cls, base: str, former: int, owner: tuple[int, int]) -> Directory | None:
         """The directory that the master ``former`` uses."""
-        for path in _directories(base, owners):
+        for path in _directories(base, owner[0]):
             if os.path.exists(os.path.join(path, _marker_of(former))):
                 lock = _lock(path, fcntl.LOCK_SH)
                 if lock is not None:
-                    return cls(path, lock)
+                    return cls(path, lock, owner)
         return None
 
     @classmethod
-    def _new(cls, base: str, uid: int, gid: int) -> Directory | None:
+    def _new(cls, base: str, owner: tuple[int, int]) -> Directory | None:
         path = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=base)
-        lock = _lock(path, fcntl.LOCK_SH)
+        try:
+            lock = _lock(path, fcntl.LOCK_SH)
+        except OSError as error:
+            os.rmdir(path)
+            reason = f"directories in {base} can't be locked ({error.strerror}): name another, as /dev/shm"
+            raise OSError(error.errno, reason) from None
         if lock is None or not os.path.exists(path):
             return None  # Another master has swept it in this moment.
-        if (uid, gid) != (os.geteuid(), os.getegid()):
-            os.chown(path, uid, gid)
-        return cls(path, lock)
+        _give(lock, owner)
+        return cls(path, lock, owner)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether workers that begin now find the others there."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self._lock))
+        except OSError:
+            return False
+
+    def renew(self) -> None:
+        """Make it again where somebody has removed it, as what cleans up temporary files may: its workers look for it
+        there. Raises ``OSError``, also where there is what is not private by now."""
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileExistsError:  # Another master has been faster, or somebody who is none.
+            if self.path not in _directories(os.path.dirname(self.path), self._owner[0]):
+                raise
+        lock = _lock(self.path, fcntl.LOCK_SH)
+        if lock is None:
+            raise FileNotFoundError(f"{self.path} was removed once more")
+        os.close(self._lock)
+        self._lock = lock
+        _give(lock, self._owner)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Have it known as this master's."""
+        # It may be the workers' user's, who is not to have a master that is root make files elsewhere.
+        marker = os.open(self._marker(os.getpid()), os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+        _give(marker, self._owner)
+        os.close(marker)
 
     def _marker(self, master: int) -> str:
         return os.path.join(self.path, _marker_of(master))
@@ -86,6 +122,31 @@ class Directory:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
+def _give(file: int, owner: tuple[int, int]) -> None:
+    """Make what is open in this process the workers'."""
+    if owner != (os.geteuid(), os.getegid()):
+        os.fchown(file, *owner)
+
+
+def keep(path: str, name: str) -> bool:
+    """Have a directory, and the file ``name`` in it, look used, so that what removes old files leaves them alone;
+    whether they are there."""
+    markers = [entry for entry in _names_in(path) if entry.endswith(_MASTER)]
+    for file in (path, *(os.path.join(path, each) for each in (name, *markers))):
+        try:
+            os.utime(file, follow_symlinks=False)
+        except OSError:
+            pass  # It is gone, or another user's.
+    return os.path.exists(os.path.join(path, name))
+
+
+def _names_in(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
 def _marker_of(master: int) -> str:
     """The name of a master's file. Where containers share the base, pids alone would be those of several masters."""
     try:
@@ -95,19 +156,23 @@ def _marker_of(master: int) -> str:
 
 
 def _lock(path: str, how: int) -> int | None:
-    """A descriptor that holds the lock of a directory, if it can be had.
+    """A descriptor that holds the lock of a directory; none, where others hold it or the directory is gone.
 
-    What cleans up directories for temporary files leaves one alone that is locked (systemd-tmpfiles).
+    What cleans up directories for temporary files leaves one alone that is locked (systemd-tmpfiles). Raises
+    ``OSError`` where there are no locks.
     """
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
+    except FileNotFoundError:
         return None
     try:
         fcntl.flock(lock, how | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(lock)
         return None
+    except OSError:
+        os.close(lock)
+        raise
     return lock
 
 
@@ -140,8 +205,9 @@ def _short_base(base: str | None) -> str:
     raise OSError(f"no directory for temporary files has a path of {spare} bytes at most")
 
 
-def _directories(base: str, owners: set[int]) -> Iterator[str]:
-    """The directories of masters, as far as they are of one of the users, and private."""
+def _directories(base: str, uid: int) -> Iterator[str]:
+    """The directories of masters, as far as they are of this user or of the workers', and private."""
+    owners = {os.geteuid(), uid}
     with os.scandir(base) as entries:
         for entry in entries:
             if not entry.name.startswith(_PREFIX):
@@ -154,10 +220,13 @@ def _directories(base: str, owners: set[int]) -> Iterator[str]:
                 yield entry.path
 
 
-def _sweep(base: str, owners: set[int]) -> None:
+def _sweep(base: str, uid: int) -> None:
     """Remove the directories of masters that are gone with all their workers."""
-    for path in list(_directories(base, owners)):
-        lock = _lock(path, fcntl.LOCK_EX)
+    for path in list(_directories(base, uid)):
+        try:
+            lock = _lock(path, fcntl.LOCK_EX)
+        except OSError:
+            continue  # It can't be told whether anybody uses it.
         if lock is not None:
             shutil.rmtree(path, ignore_errors=True)
             os.close(lock)

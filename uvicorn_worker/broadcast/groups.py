@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from uvicorn_worker._types import Log, Message
 from uvicorn_worker.broadcast.codec import decode, encode
 from uvicorn_worker.broadcast.delivery import NOTHING, CallSoon, Delivery, Member, Turn
+from uvicorn_worker.broadcast.membership import Membership
 from uvicorn_worker.config import GATHERED_BYTES, GROUP_NAME_BYTES, PEER_FLUSH_TIME, Settings
 from uvicorn_worker.errors import ClientDisconnected, GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
 
@@ -116,7 +117,7 @@ class Groups:
         self._named: dict[str, Member] = {}
         self._members: dict[str, dict[Member, None]] = {}
         #: The groups of each channel that has a name, with that.
-        self.memberships: dict[object, tuple[str, set[str]]] = {}
+        self.memberships: dict[object, tuple[str, dict[str, Membership]]] = {}
         #: Replies that the application has left to be answered through a group.
         self.held: set[Member] = set()
         #: Called with each gap.
@@ -184,13 +185,12 @@ class Groups:
             self.log.debug("Groups: a channel that has ended is not added: %s", name)
             return
         groups = self.memberships[member][1]
-        is_new = group not in groups
-        groups.add(group)
+        membership = groups.setdefault(group, Membership())
         self._members.setdefault(group, {})[member] = None
         try:
-            await self.engine.add(group)
+            await membership.confirm(self.engine.add(group))
         except BaseException:
-            if is_new:
+            if membership.is_void and groups.get(group) is membership:
                 self.discard(group, name)
             raise
 
@@ -199,7 +199,7 @@ class Groups:
         _check_name(group)
         member = self._named.get(name) if isinstance(name, str) else None
         if member is not None and group in self.memberships[member][1]:
-            self.memberships[member][1].remove(group)
+            del self.memberships[member][1][group]
             self._remove(group, member)
 
     def _remove(self, group: str, member: Member) -> None:
@@ -220,7 +220,7 @@ class Groups:
         """A name for a channel that has none, by which it is known until it leaves."""
         name = self.new_name()
         self._named[name] = member
-        self.memberships[member] = name, set()
+        self.memberships[member] = name, {}
         return name
 
     def leave(self, channel: object) -> None:

@@ -14,17 +14,20 @@ import re
 import socket
 import time
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any
 
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import mesh
 from uvicorn_worker.broadcast.delivery import Delivery
-from uvicorn_worker.broadcast.directory import check_owner
+from uvicorn_worker.broadcast.directory import check_owner, keep
+from uvicorn_worker.broadcast.forks import close_in_forks
 from uvicorn_worker.broadcast.groups import Engine, Gap, Sink
 from uvicorn_worker.broadcast.peers import Inbound, Peer
 from uvicorn_worker.config import (
     DELIVERY_BYTES,
     GROUPS_JOIN_TIME,
+    MESH_LOOK,
     PEER_BATCH,
     PEER_FLUSH_TIME,
     PEER_FLUSHES,
@@ -47,6 +50,9 @@ class LocalEngine(Engine):
         self._directory = directory
         self._name = f"{os.getpid()}.{time.monotonic_ns():x}"
         self._server: asyncio.Server | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        #: Whether others can't find this worker, who know nothing of it by now.
+        self._is_hidden = False
         #: The other workers, by name; those that are being connected to included.
         self._peers: dict[str, Peer] = {}
         self._inbound: set[Inbound] = set()
@@ -155,7 +161,8 @@ class LocalEngine(Engine):
         except OSError as error:
             self.has_missed(f"this worker can't be reached by others: {error}", None)
             return
-        self._unanswered = {name for name in os.listdir(self._directory) if _NAME.fullmatch(name)} - {self._name}
+        self._looking = self._loop.call_later(MESH_LOOK, self._look, self._directory)
+        self._unanswered = self._names_in(self._directory)
         if not self._unanswered:
             return
         self._joined = self._loop.create_future()
@@ -173,6 +180,7 @@ class LocalEngine(Engine):
         check_owner(directory, os.geteuid())
         path = os.path.join(directory, self._name)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        close_in_forks(listener.fileno())
         try:
             listener.bind(f"{path}.tmp")
             os.chmod(f"{path}.tmp", 0o600)
@@ -183,6 +191,35 @@ class LocalEngine(Engine):
             raise
         self._server = await self._loop.create_unix_server(lambda: Inbound(self), sock=listener)
 
+    def _names_in(self, directory: str) -> set[str]:
+        """Those of other workers."""
+        return {name for name in os.listdir(directory) if _NAME.fullmatch(name)} - {self._name}
+
+    def _look(self, directory: str) -> None:
+        """See that others find this worker, whatever cleans up there."""
+        self._looking = self._loop.call_later(MESH_LOOK, self._look, directory)
+        if not keep(directory, self._name):
+            self._begin(self._listen_again(directory))
+
+    async def _listen_again(self, directory: str) -> None:
+        former = self._server
+        try:
+            await self._listen(directory)
+        except OSError as error:
+            if not self._is_hidden:
+                self.log.warning("Groups: new workers can't find this one, whose socket was removed: %s", error)
+            self._is_hidden = True
+            return
+        if former is not None:
+            former.close()
+        self._is_hidden = False
+        self.log.warning("Groups: new workers find this one again, whose socket in %s was removed", directory)
+        newcomers = self._names_in(directory) - self._peers.keys()
+        if newcomers:
+            self.has_missed(f"workers have begun that could not find this one: {', '.join(sorted(newcomers))}", None)
+        for name in newcomers:
+            self._reach(name, again=True)
+
     def _path(self, name: str) -> str:
         assert self._directory is not None
         return os.path.join(self._directory, name)
@@ -191,9 +228,12 @@ class LocalEngine(Engine):
         """Connect to the worker of this name, where that has not been done."""
         if name not in self._peers and not self._stopping:
             self._peers[name] = peer = Peer(self, name)
-            task = self._loop.create_task(self._connect(peer, again))
-            self._reaching.add(task)
-            task.add_done_callback(self._reaching.discard)
+            self._begin(self._connect(peer, again))
+
+    def _begin(self, what: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(what)
+        self._reaching.add(task)
+        task.add_done_callback(self._reaching.discard)
 
     async def _connect(self, peer: Peer, again: bool) -> None:
         try:
@@ -253,6 +293,8 @@ class LocalEngine(Engine):
         self._stopping = True
         if self._server is None:
             return
+        if self._looking is not None:
+            self._looking.cancel()
         self._forget_name(self._name)
         self._server.close()
         self._flush()

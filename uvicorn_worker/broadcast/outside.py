@@ -18,6 +18,7 @@ from uvicorn_worker.broadcast.groups import Gap, Groups
 from uvicorn_worker.broadcast.once import Once
 from uvicorn_worker.config import Settings
 from uvicorn_worker.errors import GroupsUnavailable
+from uvicorn_worker.groups import hooks
 
 #: Seconds that the end of a process waits for what was sent to leave.
 _STOP_TIME = 5.0
@@ -66,7 +67,7 @@ class Outside:
         gaps: list[Gap] = []
         self.groups.hooks = [gaps.append]
         await self.groups.start(engine_of(url, None, _log))
-        self.groups.hooks = []
+        self.groups.hooks = hooks
         if gaps and gaps[0].groups is None:  # A worker would serve nevertheless.
             raise GroupsUnavailable(f"{url} can't be used from here: {gaps[0].reason}")
 

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 
 from uvicorn_worker._types import Log
 from uvicorn_worker.broadcast import mesh
+from uvicorn_worker.broadcast.forks import close_in_forks
 from uvicorn_worker.broadcast.groups import Sink
 from uvicorn_worker.config import PEER_BACKLOG, PEER_BOUND, PEER_MISSED_GROUPS, PEER_PATIENCE, TURN_BYTES
 
@@ -70,6 +71,7 @@ class Peer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = self._transport = cast(asyncio.Transport, transport)
+        close_in_forks(transport.get_extra_info("socket").fileno())
         transport.set_write_buffer_limits(high=PEER_BACKLOG)
         transport.write(self._engine.hello())
 
@@ -166,6 +168,7 @@ class Inbound(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        close_in_forks(transport.get_extra_info("socket").fileno())
         self._engine.has_come(self)
 
     def data_received(self, data: bytes) -> None:

@@ -15,6 +15,7 @@ from redis.asyncio.connection import AbstractConnection, Connection, SSLConnecti
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from uvicorn_worker.broadcast import resp
+from uvicorn_worker.broadcast.forks import close_in_forks
 from uvicorn_worker.broadcast.redis_url import Node, Target
 from uvicorn_worker.config import REDIS_CONNECT_TIME, TURN_BYTES
 from uvicorn_worker.errors import UvicornWorkerError
@@ -73,6 +74,7 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=_refused)
         self._transport = self._find_transport()
         self._transport.set_protocol(self)
+        close_in_forks(self._transport.get_extra_info("socket").fileno())
         if self._transport.is_closing():
             on_lost("closed by the server")
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from uvicorn_worker.broadcast.codec import decode
 from uvicorn_worker.broadcast.delivery import Delivery, Gathered
 from uvicorn_worker.broadcast.groups import Early, Gap, Groups
 from uvicorn_worker.broadcast.mailboxes import Full, Mailboxes
+from uvicorn_worker.broadcast.membership import Membership
 from uvicorn_worker.broadcast.once import Once
 from uvicorn_worker.errors import GroupsUnavailable, InvalidGroupMessage, UvicornWorkerError
 
@@ -73,8 +74,8 @@ class _Group(_Listener):
 
     __slots__ = ("channels",)
 
-    def __init__(self, groups: Groups, group: str, put_to_all: Callable[[dict[str, None], Delivery], None]) -> None:
-        self.channels: dict[str, None] = {}
+    def __init__(self, groups: Groups, group: str, put_to_all: Callable[[Iterable[str], Delivery], None]) -> None:
+        self.channels: dict[str, Membership] = {}
         super().__init__(groups, group, partial(put_to_all, self.channels))
 
 
@@ -163,13 +164,13 @@ class Routes:
         members = self._members.get(group)
         if members is None:
             members = self._members[group] = _Group(self._groups, self._name_of(group), self._put_to_all)
-        is_new = channel not in members.channels
-        members.channels[channel] = None
+        membership = members.channels.setdefault(channel, Membership())
         self._groups_of.setdefault(channel, set()).add(group)
         try:
-            await members.join()
+            await membership.confirm(members.join())
         except BaseException:
-            if is_new and self._members.get(group) is members:
+            is_latest = self._members.get(group) is members and members.channels.get(channel) is membership
+            if membership.is_void and is_latest:
                 self._leave(group, channel)
             raise
 
@@ -239,7 +240,7 @@ class Routes:
         for _ in range(min(1 + self._pressure, _MOST_TURNS)):
             await asyncio.sleep(0)
 
-    def _put_to_all(self, channels: dict[str, None], delivery: Delivery) -> None:
+    def _put_to_all(self, channels: Iterable[str], delivery: Delivery) -> None:
         self._boxes.sweep()
         for channel in tuple(channels):
             try:
