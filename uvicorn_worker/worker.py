@@ -109,8 +109,7 @@ class UvicornWorker(Worker):
         self._server: Server | None = None
         #: When the first signal to drain came, on the clock ``time.monotonic``.
         self._told_at: float | None = None
-        self._is_quitting = False
-        self._is_ending = False
+        self._is_quitting = self._is_ending = False
         self._worker_exit = self.cfg.worker_exit
         self.cfg.set("worker_exit", self._exit)
         self.tmp.close = lambda: None  # Gunicorn closes it before worker_exit, when threads may still hold the process.
@@ -135,19 +134,19 @@ class UvicornWorker(Worker):
 
         With ``reload`` on, it is shown to whoever asks until a file has changed.
         """
-        uri = getattr(self.app, "app_uri", None) or ""
-        if not self.cfg.paste and (fault := fault_of_uri(uri)):  # paste names a file
+        self._uri: str = getattr(self.app, "app_uri", None) or ""
+        if not self.cfg.paste and (fault := fault_of_uri(self._uri)):  # paste names a file
             self._fail_boot(f"The application could not be imported: {fault}", Arbiter.APP_LOAD_ERROR)
         try:
             self._load_or_show()
         except ImportError as error:
-            hint = f" (looked for in {os.getcwd()}; --chdir says where else)"
             if not self._is_about_application_module(error):
-                hint = ""
                 self.log.exception("The application could not be imported")
-            self._fail_boot(f"The application could not be imported: {error}{hint}", Arbiter.APP_LOAD_ERROR)
+                self._fail_boot(f"The application could not be imported: {error}", Arbiter.APP_LOAD_ERROR)
+            hint = f"{error} (looked for in {os.getcwd()}; --chdir says where else)"
+            self._fail_boot(f"The application could not be imported: {hint}", Arbiter.APP_LOAD_ERROR)
         except AppImportError as error:
-            fault = f"{error}{applications_beside(uri)}"
+            fault = f"{error}{applications_beside(self._uri)}"
             self._fail_boot(f"The application could not be loaded: {fault}", Arbiter.APP_LOAD_ERROR)
         except WorkerExit:
             raise
@@ -178,9 +177,8 @@ class UvicornWorker(Worker):
 
     def _is_about_application_module(self, error: ImportError) -> bool:
         """Whether a module that wasn't found is the one that the command line names, or a package of it."""
-        uri = getattr(self.app, "app_uri", None) or ""
         name = error.name or getattr(error.__context__, "name", None)  # of a file, Gunicorn says what may be meant
-        return name is not None and f"{uri.partition(':')[0]}.".startswith(f"{name}.")
+        return name is not None and f"{self._uri.partition(':')[0]}.".startswith(f"{name}.")
 
     def _fail_boot(self, line: str, status: int) -> NoReturn:
         self.log.error(line)

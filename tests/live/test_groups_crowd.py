@@ -130,6 +130,7 @@ def test_workers_that_are_replaced_cost_nobody_who_stays_a_message(
         room.wait_for_more(100)
         room.wait_until_full()
         room.finish()
-        assert ends_of(room) == {None, SERVICE_RESTART}
+        # Of few workers that go, each may have been one without clients: who accepts is chance.
+        assert ends_of(room) - {SERVICE_RESTART} == {None}
         assert room.unanswered == 0
     assert not server.log.lines(TROUBLE)
