@@ -130,6 +130,13 @@ class Service:
             if exchange.held_start is not None:
                 exchange.let_start_go()
 
+    def out_of_memory(self, what: object) -> None:
+        """Say that there was no memory to end ``what`` in order, unless there is none for saying so, either."""
+        try:
+            self.log.error("Closed for want of memory: %s", what)
+        except MemoryError:
+            pass
+
     def count_request(self) -> None:
         """Count one more of the requests that the worker may serve."""
         if self.requests_left is not None:

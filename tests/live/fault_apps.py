@@ -86,10 +86,20 @@ async def memory_error(message: dict[str, Any], channels: dict[str, Any]) -> Non
 
 async def hog(message: dict[str, Any], channels: dict[str, Any]) -> None:
     """Takes what memory there is, to the last page, and does not let go of it."""
+    take_all(hoard, 4096)
+
+
+async def hog_for_now(message: dict[str, Any], channels: dict[str, Any]) -> None:
+    """Takes it to the last byte, and holds it for as long as what this raises is kept."""
+    take_all([], 1)
+
+
+def take_all(kept: list[bytearray], least: int) -> None:
+    """Take memory until not even ``least`` bytes of it are left; raises ``MemoryError`` then."""
     size = 1 << 20
-    while size >= 4096:
+    while size >= least:
         try:
-            hoard.append(bytearray(size))
+            kept.append(bytearray(size))
         except MemoryError:
             size //= 2
     raise MemoryError

@@ -84,6 +84,20 @@ def test_an_application_that_takes_all_memory_harms_nobody_who_needs_none(serve:
     assert_as_before(server, worker)
 
 
+@pytest.mark.unmeasured
+def test_an_error_for_which_there_is_no_memory_at_all_ends_its_connection_at_once(serve: Serve) -> None:
+    """Neither for a line in the log nor for an answer, until what was raised is let go."""
+    server = serve(APP, *KEEP)
+    worker, other = server.worker, server.connect()
+    assert other.ask("/limit_memory/64").status == 200
+    for _ in range(3):
+        answer = server.connect(request("/hog_for_now", "Connection: close")).rest()
+        assert answer.startswith(b"HTTP/1.1 500 ") or answer == b""
+        assert other.ask("/quiet").text == "fine"
+    assert server.ask("/quiet").text == "fine"
+    assert_as_before(server, worker)
+
+
 def test_a_message_for_which_there_is_no_memory_costs_its_own_connection(serve: Serve) -> None:
     """The memory is missed where the worker puts the message together, and not the application."""
     size = 192 * MIB

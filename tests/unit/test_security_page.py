@@ -1,8 +1,9 @@
-"""The tables of docs/security.rst: each test that they name is there, and each limit is the one of the code."""
+"""docs/security.rst: each test that it names is there, and limits and requirements are those of the package."""
 
 from __future__ import annotations
 
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def test_a_test_that_is_named_is_there(name: str) -> None:
     assert files, f"no file is {path}"
     if function:
         assert re.search(rf"(?m)^(async )?def {function}\(", files[0].read_text(encoding="utf-8"))
+
+
+def requirements() -> list[str]:
+    package = ConfigParser()
+    package.read(ROOT / "setup.cfg")
+    return package["options"]["install_requires"].split("\n")[1:]
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_the_oldest_release_that_can_be_installed_is_told(requirement: str) -> None:
+    name, bound = requirement.split(" >= ")
+    assert re.search(rf"{name}\s+{re.escape(bound)}\b", PAGE)
 
 
 DEFAULTS = Settings()

@@ -351,6 +351,14 @@ class Worker:
             self.service.tick(self.clock.now + 1, self._wall)
             await turn(4)
 
+    async def seconds_until_end(self, client: Client, most: int = 100) -> int:
+        """How many ticks pass until the connection of ``client`` has ended."""
+        for second in range(most):
+            if client.has_ended:
+                return second
+            await self.wait(1)
+        return most
+
     def jump(self, seconds: int) -> None:
         """Somebody sets the wall clock, ahead or back."""
         self._wall += seconds

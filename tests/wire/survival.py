@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import h11
 from corpus import INVALID, VALID
-from corpus.app import Witness
+from corpus.app import ASGIWitness, Witness
 from corpus.checks import Reply, read_replies
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from .harness import Worker, run, turn
+from .harness import ASGIWorker, Worker, run, turn
 from .websocket_client import TalkBack, close, frame
 
 Choose = Callable[[int], int]
@@ -90,9 +90,9 @@ class Outcome(NamedTuple):
     replies: tuple[Reply, ...]
 
 
-async def _talk(pieces: list[bytes], slowly: bool, end: str) -> Outcome:
-    app = Witness()
-    worker = Worker(app, {})
+async def _talk(pieces: list[bytes], slowly: bool, end: str, *, by_asgi: bool = False) -> Outcome:
+    app = ASGIWitness() if by_asgi else Witness()
+    worker = (ASGIWorker if by_asgi else Worker)(app, {})
     worker.service.upgrades = {}
     client = worker.connect()
     for piece in pieces:
@@ -129,10 +129,11 @@ def _read(calls: list[dict[str, Any]], received: bytes) -> tuple[Reply, ...]:
 
 
 def try_requests(choose: Choose) -> None:
-    """Feed some requests whole and cut: they come to the same, as far as h11 can tell to what was sent."""
+    """Feed some requests whole and cut, the latter by either interface: they come to the same, as far as h11 can tell
+    to what was sent."""
     sent = grow_requests(choose)
     whole = run(_talk([sent], False, ENDS[choose(3)]))
-    pieces = run(_talk(cut(sent, choose), bool(choose(2)), ENDS[choose(3)]))
+    pieces = run(_talk(cut(sent, choose), bool(choose(2)), ENDS[choose(3)], by_asgi=bool(choose(2))))
     floods = any(reply.body.startswith(b"Too many empty lines") for reply in pieces.replies)
     assert pieces == whole or floods, (sent, whole, pieces)
     for call, request in zip(whole.calls, read_requests(sent), strict=False):

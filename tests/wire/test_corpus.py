@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from corpus import INVALID, VALID, Case, parse, unescape
-from corpus.app import Witness
+from corpus.app import ASGIWitness, Witness
 from corpus.checks import AFTER, SMUGGLED, assert_refused, assert_served, read_replies
 
 from .conftest import Serve
@@ -77,6 +77,35 @@ async def test_an_invalid_request_behind_a_good_one_is_refused(serve: Serve, nam
     assert [call["path"] for call in app.calls] in (["/after"], ["/after", "/"])
     behind = client.received.partition(b"HTTP/1.1 200 OK\r\n")[2].partition(b'""}')[2]
     assert_refused(case, behind, [])
+
+
+@asyncio_only
+@pytest.mark.parametrize("name", VALID)
+async def test_a_valid_request_is_served_to_an_asgi_application_as_to_the_other(serve: Serve, name: str) -> None:
+    case, app = VALID[name], ASGIWitness()
+    worker = serve.asgi(app)
+    whole, *_, dribbled = pieces(case, SMUGGLED if case.ends else AFTER)
+    for parts in (whole, dribbled):
+        app.calls.clear()
+        client = await feed(worker, parts)
+        await turn(4 * len(case.calls) + 4)
+        assert_served(case, client.received, app.calls)
+        assert client.has_ended is case.ends
+
+
+@asyncio_only
+@pytest.mark.parametrize("name", INVALID)
+async def test_an_invalid_request_is_refused_before_an_asgi_application_as_before_the_other(
+    serve: Serve, name: str
+) -> None:
+    case, app = INVALID[name], ASGIWitness()
+    worker = serve.asgi(app)
+    whole, *_, dribbled = pieces(case, SMUGGLED)
+    for parts in (whole, dribbled):
+        app.calls.clear()
+        client = await feed(worker, parts)
+        assert_refused(case, client.received, app.calls)
+        assert client.state == "half-closed"
 
 
 # What docs/deviations.rst tells: it is known, and harmless.

@@ -184,7 +184,7 @@ class Exchange(RequestBody):
         except (WorkerExit, GeneratorExit):
             raise
         except BaseException as error:  # SystemExit too: an application doesn't end the worker (and its siblings).
-            self._application_raised(error)
+            self._settle(error)
         service.running.discard(self)
         self.task = None
         if self.body is not ABSENT or service.draining:
@@ -200,6 +200,15 @@ class Exchange(RequestBody):
     def _application_returned(self) -> None:
         """It has returned, and its reply is not finished."""
         self._answer_for_the_application("returned without finishing its reply (was each send awaited?)", None)
+
+    def _settle(self, error: BaseException) -> None:
+        """See to what the application has raised; close at once where there is no memory for that."""
+        try:
+            self._application_raised(error)
+        except MemoryError:
+            error.__traceback__ = None  # The application's frames may hold what memory there is.
+            self.connection.abort()
+            self.connection.service.out_of_memory(self)
 
     def _application_raised(self, error: BaseException) -> None:
         if isinstance(error, ClientDisconnected) and (self.reply is GONE or self.body is BROKEN):

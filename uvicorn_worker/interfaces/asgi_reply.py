@@ -41,7 +41,7 @@ class ASGIReply(GroupReply):
             try:
                 self._begin()
             except Exception as error:  # What was good when it was sent has been changed since.
-                return self._application_raised(error)
+                return self._settle(error)
             self.let_go()
 
     def _begin(self) -> None:

@@ -121,9 +121,14 @@ class Session:
             return
         if isinstance(error, asyncio.CancelledError) and self.service.draining:
             return
-        self.service.log.error("The application raised: %s", self, exc_info=error)
-        if self.state is OPEN:
-            self.close(INTERNAL_ERROR, "")
+        try:
+            self.service.log.error("The application raised: %s", self, exc_info=error)
+            if self.state is OPEN:
+                self.close(INTERNAL_ERROR, "")
+        except MemoryError:
+            error.__traceback__ = None  # As for an exchange.
+            self.wire.abort()
+            self.service.out_of_memory(self)
 
     # Moves.
 

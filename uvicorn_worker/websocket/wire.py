@@ -46,6 +46,10 @@ class Wire(Protocol):
         """Begin it with a client that reads too slowly, and has less time than others for its part."""
         ...
 
+    def abort(self) -> None:
+        """Close now, whatever is under way."""
+        ...
+
     def is_closing(self) -> bool:
         """Whether what is sent may lead nowhere."""
         ...
