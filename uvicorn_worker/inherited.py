@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from queue import SimpleQueue
 from typing import Any
@@ -26,6 +27,13 @@ def directory_of_master(cfg: Any, url: str) -> str | None:
         former = os.environ.get("GUNICORN_PID")  # of the master that this takes over from (USR2)
         _directories[pid] = Directory.of_master(cfg.worker_tmp_dir, cfg.uid, cfg.gid, int(former) if former else None)
     return _directories[pid].path
+
+
+def keep_shared() -> None:
+    """Have the collector leave alone what there is, which is the master's: a full collection writes to each object that
+    it looks at, and the process would get a copy of every page, 4 MiB without an application in the master.
+    """
+    gc.freeze()
 
 
 def signals_before(handler: object) -> list[int]:
