@@ -25,6 +25,9 @@ MakeProtocol = Callable[[Address | None, Address | None], HTTP11Protocol]
 # Connections taken from a listener in one turn of the loop: few, so that workers that share it get even shares.
 _BATCH = 8
 
+#: What a listener is bound to that takes connections to any address of the machine.
+_ANY_ADDRESS = frozenset(("0.0.0.0", "::", "::ffff:0.0.0.0"))
+
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -52,6 +55,10 @@ class Acceptor:
         self._unheard: set[asyncio.Task[Any]] = set()
         self._may_announce = AllowList(service.settings.proxy_allow_ips)
         self._server_addresses: dict[Address, Address] = {}
+        #: To ask each connection for its family and its address costs 10,000 instructions and a system call.
+        self._common_addresses = {listener: common_address(listener) for listener in self._listeners}
+        #: Whether there is a PROXY header, or a TLS handshake, before there is a connection.
+        self._clients_speak_first = tls is not None or service.settings.proxy_protocol != "off"
         self._accepting = False
         self._full_was_logged = False
         self._exhausted_was_logged = False
@@ -132,38 +139,41 @@ class Acceptor:
                     self._pause()  # until the next tick
                 self._log_once_exhausted(error)
                 return False
-            self._make_connection(connection, address)
+            self._make_connection(connection, address, self._common_addresses[listener])
         return True
 
-    def _make_connection(self, connection: socket.socket, address: Any) -> None:
+    def _make_connection(self, connection: socket.socket, address: Any, server: Address | None) -> None:
         try:
             connection.setblocking(False)
-            client, server = _addresses(connection, address)
-            # One object for all connections, as there are few such addresses and many connections.
-            server = self._server_addresses.setdefault(server, server)
+            if server is None:
+                server = connection.getsockname()[:2]
+                # One object for all connections, as there are few such addresses and many connections.
+                server = self._server_addresses.setdefault(server, server)
         except OSError:  # It has gone already.
             connection.close()
             return
+        client = address[:2] if isinstance(address, tuple) else None  # of a Unix socket
         protocol = self._make_protocol(client, server)
-        task = self._loop.create_task(self._connect(connection, protocol), context=self._service.context.copy())
+        connect = self._connect(connection, protocol)
+        task = self._service.context.copy().run(self._service.create_task, connect)
         self.connecting.add(task)
         task.add_done_callback(self._connected)
 
     def _connected(self, task: asyncio.Task[None]) -> None:
         self.connecting.discard(task)
+        self._unheard.discard(task)
         if self._service.draining:
             self._service.on_less()
 
     async def _connect(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if self._tls is not None or self._settings.proxy_protocol != "off":
+        task = asyncio.current_task() if self._clients_speak_first else None
+        if task is not None:
             self._unheard.add(task)
         try:
             if self._settings.proxy_protocol != "off":
                 await self._hear_proxy(connection, protocol)
-            if self._tls is None:
-                self._unheard.discard(task)
+                if self._tls is None and task is not None:
+                    self._unheard.discard(task)
             await self._loop.connect_accepted_socket(
                 lambda: protocol,
                 connection,
@@ -175,8 +185,6 @@ class Acceptor:
             self._log.debug("A connection failed: %r", error)
             connection.close()
             protocol.connection_lost(None)
-        finally:
-            self._unheard.discard(task)
 
     async def _hear_proxy(self, connection: socket.socket, protocol: HTTP11Protocol) -> None:
         """Tell ``protocol`` what a PROXY header says; raises :class:`OSError` where there will be no connection."""
@@ -208,8 +216,10 @@ def _descriptor_ceiling() -> int:
     return max(soft - RESERVED_DESCRIPTORS, soft // 2)
 
 
-def _addresses(connection: socket.socket, address: Any) -> tuple[Address | None, Address]:
-    """The client's address and the server's, as the interfaces give them."""
-    if connection.family == socket.AF_UNIX:
-        return None, (connection.getsockname(), None)
-    return address[:2], connection.getsockname()[:2]
+def common_address(listener: socket.socket) -> Address | None:
+    """The server's address of all connections of ``listener``, as the interfaces give it; ``None`` where each has its
+    own."""
+    name = listener.getsockname()
+    if listener.family == socket.AF_UNIX:
+        return name, None
+    return None if name[0] in _ANY_ADDRESS else name[:2]

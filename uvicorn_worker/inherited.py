@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from queue import SimpleQueue
 from typing import Any
@@ -43,6 +44,13 @@ def _renewed(directory: Directory, log: Log) -> Directory | None:
         return None
     log.warning("Groups: %s, where workers find each other, was removed: made again", directory.path)
     return directory
+
+
+def keep_shared() -> None:
+    """Have the collector leave alone what there is, which is the master's: a full collection writes to each object that
+    it looks at, and the process would get a copy of every page, 4 MiB without an application in the master.
+    """
+    gc.freeze()
 
 
 def signals_before(handler: object) -> list[int]:

@@ -27,7 +27,7 @@ from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
-from uvicorn_worker.inherited import directory_of_master, signals_before
+from uvicorn_worker.inherited import directory_of_master, keep_shared, signals_before
 from uvicorn_worker.interfaces.detect import applications_beside, detect_interface, fault_of_uri
 from uvicorn_worker.leaving import close_loop, ignore_exits, leave, leave_within, status_by
 from uvicorn_worker.observation import Observation, lend_handlers
@@ -106,6 +106,7 @@ class UvicornWorker(Worker):
 
     def init_process(self) -> None:
         """Called in the new process. The loop comes first, so that ``post_worker_init`` finds it."""
+        keep_shared()
         self._server: Server | None = None
         #: When the first signal to drain came, on the clock ``time.monotonic``.
         self._told_at: float | None = None

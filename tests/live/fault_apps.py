@@ -80,6 +80,18 @@ async def counts(message: dict[str, Any], channels: dict[str, Any]) -> None:
 # -- memory
 
 
+async def shared(message: dict[str, Any], channels: dict[str, Any]) -> None:
+    """How many KiB the worker shares with the master, before and after a full collection."""
+    before = shared_memory()
+    gc.collect()
+    await answer(channels, json.dumps([before, shared_memory()]).encode())
+
+
+def shared_memory() -> int:
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Shared_Dirty:"))
+
+
 async def memory_error(message: dict[str, Any], channels: dict[str, Any]) -> None:
     raise MemoryError
 

@@ -1,5 +1,6 @@
 """Workers that hang, die or lose their master."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -135,3 +136,9 @@ def test_the_reply_that_reaches_max_requests_announces_the_end_of_its_connection
     new = server.wait_for_new_worker(start)
     assert queued.reply().text in (str(old), str(new))
     assert not server.log.lines("exited with code", after=start)
+
+
+def test_a_full_collection_leaves_the_memory_that_is_shared_with_the_master_shared(serve: Serve) -> None:
+    server = serve("fault_apps:app")
+    before, after = json.loads(server.ask("/shared").text)
+    assert after > 0.8 * before

@@ -21,7 +21,7 @@ MOST_CALLS = 16
 MOST_CALLS_WITH_RECEIVE = 17
 
 #: The same with a small body that is received.
-MOST_CALLS_WITH_BODY = 55
+MOST_CALLS_WITH_BODY = 50
 
 #: The same for a WebSocket message of 64 bytes that is sent back.
 MOST_CALLS_FOR_MESSAGE = 15

@@ -23,7 +23,7 @@ PACKAGE = str(Path(uvicorn_worker.__file__).parent)
 MOST_CALLS = 14
 
 #: The same with a small body that is received.
-MOST_CALLS_WITH_BODY = 50
+MOST_CALLS_WITH_BODY = 45
 
 #: The same for a WebSocket message of 64 bytes that is sent back.
 MOST_CALLS_FOR_MESSAGE = 6

@@ -137,9 +137,9 @@ class Exchange(RequestBody):
         #: What the application is told beside: the connection's, unless there is something to tell of this request.
         self.template = connection.template
         #: Whether the connection outlives this exchange, as far as is known yet.
-        self.keep_alive = connection.keeps_alive
+        self.keep_alive = keep_alive = connection.keeps_alive
         #: Whether nothing about the request changes how a whole response looks.
-        self.is_usual = connection.keeps_alive and method != "HEAD"
+        self.is_usual = keep_alive and method != "HEAD"
         self.body = ABSENT
         self.reply = WAITING
 

@@ -24,6 +24,7 @@ class HeadReader(Wire):
         "_decisive",
         "_exchange_class",
         "_forwarded",
+        "_good_host",
         "_headers",
         "_host",
         "on_header",
@@ -35,6 +36,8 @@ class HeadReader(Wire):
         self.service = service
         self._exchange_class = exchange_class
         self._host: bytes | None = None
+        #: The Host of the last request, if it had a good one.
+        self._good_host: bytes | None = None
         self._headers: Any = []
         #: The fields that say how a request is to be read, but for its first Host.
         self._decisive: list[tuple[bytes, bytes]] = []
@@ -98,25 +101,24 @@ class HeadReader(Wire):
         framing.check_version(version)
         if not parser.should_keep_alive():
             exchange.end_connection()
-        values: dict[bytes, list[bytes]] = {name: [] for name in DECISIVE_FIELDS}
-        if self._host is not None:
-            values[b"host"].append(self._host)
+        values: dict[bytes, list[bytes]] = {}
         for name, value in self._decisive:
-            values[name].append(value)
+            values.setdefault(name, []).append(value)
         self._decisive.clear()
-        framing.check_host(values[b"host"], version)
-        lengths = values[b"content-length"]
-        expected = framing.expects_continue(values[b"expect"], version)
-        if framing.is_chunked(values[b"transfer-encoding"], version):
+        if self._good_host is None or b"host" in values:
+            first = [] if self._host is None else [self._host]
+            framing.check_host(first + values.get(b"host", []), version)
+        expected = b"expect" in values and framing.expects_continue(values[b"expect"], version)
+        if b"transfer-encoding" in values and framing.is_chunked(values[b"transfer-encoding"], version):
             exchange.expect_body(None, when_asked=expected)
-        elif lengths and int(lengths[0]):
-            exchange.expect_body(int(lengths[0]), when_asked=expected)
+        elif b"content-length" in values and (length := int(values[b"content-length"][0])):
+            exchange.expect_body(length, when_asked=expected)
         # RFC 9112 section 9.3: close counts before keep-alive, which is all that the parser looks for here.
-        if version != "1.1" and framing.has_token(values[b"connection"], b"close"):
+        if version != "1.1" and framing.has_token(values.get(b"connection", ()), b"close"):
             exchange.end_connection()
         if version != "1.1" or exchange.body is not ABSENT:
             exchange.is_usual = False
-        return values[b"upgrade"]
+        return values.get(b"upgrade", [])
 
     def _heed_proxies(self, exchange: Exchange) -> None:
         """Tell the application what proxies say of the request; raises :class:`RequestRefused`."""

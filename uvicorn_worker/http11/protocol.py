@@ -437,7 +437,6 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         return self._exchange is None and not self._queue and self._phase is HEAD and not self._unfinished
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._wait(None)
         self._read_no_more()
         for exchange in (self._incoming, self._exchange):
             if exchange is not None:

@@ -56,7 +56,6 @@ class RequestReader(HeadReader):
 
     __slots__ = (
         "_fed",
-        "_good_host",
         "_incoming",
         "_parser",
         "_pending",
@@ -78,8 +77,6 @@ class RequestReader(HeadReader):
         #: Bytes that can be read at once: no head of so many is over a limit.
         self._slice = service.slice_without_limits
         self._url = b""
-        #: The Host of the last request, if it had a good one.
-        self._good_host: bytes | None = None
         #: Whether the last slice ended within a head or a body, or before a head.
         self._unfinished = False
         #: Bytes of the slices that did, as far as they are not of the body; the first slice of a head is not counted.
@@ -154,6 +151,7 @@ class RequestReader(HeadReader):
             method = _METHODS[parser.get_method()]
             if self._fed:
                 framing.check_limits(method, self._url, headers, self.service.settings)
+                self._fed = self._watch
             try:
                 target = _TARGETS[self._url]
             except framing.NotOriginForm:
@@ -176,7 +174,6 @@ class RequestReader(HeadReader):
             raise
         self._url = b""
         self._host = None
-        self._fed = self._watch
         self._headers = []
         if exchange.is_usual:
             self._unfinished = False

@@ -96,9 +96,9 @@ class Upgrade(Exchange):
     def __str__(self) -> str:
         return f"{super().__str__()} (Upgrade: {self.protocol_name.decode('latin-1')})"
 
-    async def call(self, app: Application) -> None:
-        if self.reply is WAITING:  # The client may have gone before this is run.
-            await self.handler(self)
+    def call(self, app: Application) -> Coroutine[Any, Any, None]:
+        # The client may have gone before this is run.
+        return self.handler(self) if self.reply is WAITING else _not_called()
 
     def switch(self, protocol: Upgraded, fields: ReplyFields = ()) -> None:
         """Answer with ``101 Switching Protocols`` and ``fields``, and hand the connection over to ``protocol``.
@@ -145,3 +145,7 @@ UpgradeHandler = Callable[[Upgrade], Coroutine[Any, Any, None]]
 
 def _nothing() -> None:
     """For a handler that doesn't ask."""
+
+
+async def _not_called() -> None:
+    """For a handler that is not needed any more."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -34,8 +33,8 @@ class WebSocketASGI(GroupsExtension, _OverSession):
 
     #: What was delivered before the handshake is answered.
     _early: list[Delivery]
-    #: What was received by the server, and not yet by the application.
-    _events: deque[Message]
+    #: What was received by the server, and not yet by the application; an empty deque has 700 bytes.
+    _events: list[Message]
     #: How many messages the server has received, and how many of these the application; the sizes of large ones
     #: between.
     _received: int
@@ -50,7 +49,7 @@ class WebSocketASGI(GroupsExtension, _OverSession):
     _denial: tuple[int, ReplyFields] | None
 
     def connected(self, request: Exchange, subprotocols: list[str]) -> Coroutine[Any, Any, None]:
-        self._events = deque(({"type": "websocket.connect"},))
+        self._events = [{"type": "websocket.connect"}]
         self._received = self._taken = 0
         self._sizes = {}
         self._early = []
@@ -60,8 +59,10 @@ class WebSocketASGI(GroupsExtension, _OverSession):
         self._offered = subprotocols
         scope = handshake_scope(request)
         scope["subprotocols"] = subprotocols
-        tls = scope["extensions"].get("tls")
-        scope["extensions"] = {"websocket.http.response": {}, GROUPS: self} | ({"tls": tls} if tls else {})
+        extensions = {"websocket.http.response": {}, GROUPS: self}
+        if "tls" in scope["extensions"]:
+            extensions["tls"] = scope["extensions"]["tls"]
+        scope["extensions"] = extensions
         return self.service.app(scope, self.receive, self.send)
 
     # Events.
@@ -111,7 +112,7 @@ class WebSocketASGI(GroupsExtension, _OverSession):
         event = events[0]
         if event["type"] == "websocket.disconnect":
             return event.copy()
-        events.popleft()
+        del events[0]
         if event["type"] == "websocket.receive":
             self._taken += 1
             if self._sizes:
@@ -192,7 +193,8 @@ class WebSocketASGI(GroupsExtension, _OverSession):
             self.reject(HTTPStatus.SERVICE_UNAVAILABLE, (), b"")
 
     def opened(self) -> None:
-        early, self._early = self._early, []
+        early = self._early
+        del self._early
         for delivery in early:
             self.deliver(delivery)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -57,7 +58,7 @@ def negotiate(method: str, fields: RequestFields, settings: Settings) -> Handsha
     library = ServerProtocol(
         state=OPEN,
         max_size=settings.ws_max_size or None,
-        extensions=_extensions(settings),
+        extensions=_extensions(settings.ws_per_message_deflate, settings.ws_context_takeover),
         logger=_log,
     )
     relevant = [field for field in fields if field[0] in _FIELDS or field[0].startswith(b"sec-websocket-")]
@@ -89,15 +90,15 @@ class _Deflate(ServerPerMessageDeflateFactory):
         return super().process_request_params(params, accepted_extensions)
 
 
-def _extensions(settings: Settings) -> list[ServerPerMessageDeflateFactory]:
-    if not settings.ws_per_message_deflate:
+@cache  # Connections have them as long as they last.
+def _extensions(compresses: bool, keeps_context: bool) -> list[ServerPerMessageDeflateFactory]:
+    if not compresses:
         return []
     # RFC 7692 section 7.1 lets a server ask for all of these unasked. Without them each connection keeps two windows.
-    no_takeover = not settings.ws_context_takeover
     return [
         _Deflate(
-            server_no_context_takeover=no_takeover,
-            client_no_context_takeover=no_takeover,
+            server_no_context_takeover=not keeps_context,
+            client_no_context_takeover=not keeps_context,
             server_max_window_bits=DEFLATE_WINDOW_BITS,
             client_max_window_bits=DEFLATE_WINDOW_BITS,
             compress_settings={"memLevel": DEFLATE_MEMORY_LEVEL},

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from websockets.frames import Close, CloseCode
 
@@ -38,9 +38,8 @@ _HEADS = {kind: [head(kind, size) for size in range(LONGEST_SHORT + 1)] for kind
 
 async def websocket(upgrade: Upgrade) -> None:
     """The handler of ``Upgrade: websocket``: judge the handshake, and have the application answer it."""
-    service = upgrade.connection.service
     try:
-        handshake = negotiate(upgrade.method, upgrade.headers, service.settings)
+        conversation = _begin(upgrade)
     except RequestRefused as refusal:
         fields: list[tuple[bytes, bytes]] = [(b"content-type", b"text/plain; charset=utf-8")]
         if refusal.status == HTTPStatus.UPGRADE_REQUIRED:
@@ -48,10 +47,20 @@ async def websocket(upgrade: Upgrade) -> None:
             fields += VERSION_FIELDS
         upgrade.send_whole(refusal.status, fields, f"{refusal.reason}\n".encode())
         return
+    await conversation
+
+
+def _begin(upgrade: Upgrade) -> Coroutine[Any, Any, None]:
+    """The conversation that ``upgrade`` is the handshake of; raises :class:`RequestRefused`.
+
+    What is known here would stay as long as the WebSocket if a coroutine knew it.
+    """
+    service = upgrade.connection.service
+    handshake = negotiate(upgrade.method, upgrade.headers, service.settings)
     protocol = WebSocketProtocol(upgrade, handshake)
-    session = service.session_class(protocol, service, upgrade.target.path)
+    session: Session = service.session_class(protocol, service, upgrade.target.path)
     protocol.begin(session)
-    await session.run(upgrade, handshake.subprotocols)
+    return session.run(upgrade, handshake.subprotocols)
 
 
 class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
