@@ -271,6 +271,7 @@ def assert_explained(log: Log, words: str) -> None:
 def test_what_gunicorn_says_to_what_it_looks_at_first_is_explained(
     tmp_path: Path, options: tuple[str, ...], words: str
 ) -> None:
+    (tmp_path / "h2.py").write_text("raise ImportError\n")  # Some package of the tests' may have brought the real one.
     ended = run_to_its_end("apps:app", *options, folder=tmp_path, command=("-m", "gunicorn"))
     assert ended.status != 0
     assert_explained(ended.log, words)

@@ -10,14 +10,14 @@ import pytest
 from ..client import DEADLINE
 from ..harness import Server
 
-FRAMEWORKS = ["fastapi", "starlette", "litestar", "django"]
+FRAMEWORKS = ["fastapi", "starlette", "litestar", "quart", "django"]
 
 SIZE_OF_BIG_FILE = 50 << 20
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = metafunc.definition.iter_markers("parametrize")
-    if "site" in metafunc.fixturenames and all(mark.args[0] != "site" for mark in marks):
+    if "site" in metafunc.fixturenames and all("site" not in mark.args[0] for mark in marks):
         metafunc.parametrize("site", FRAMEWORKS, indirect=True)
 
 
