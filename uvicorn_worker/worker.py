@@ -122,7 +122,6 @@ class UvicornWorker(Worker):
         except InvalidOption as error:  # The master asks check_config when it starts, but not when it reloads.
             self._fail_boot(str(error), Arbiter.WORKER_BOOT_ERROR)
         lend_handlers(self.log)
-        self.loop: asyncio.AbstractEventLoop
         self.loop = asyncio.new_event_loop() if self._settings.loop == "asyncio" else uvloop.new_event_loop()
         self.loop.set_exception_handler(ignore_exits)
         self._threads = ThreadPoolExecutor(thread_name_prefix="asyncio")
