@@ -50,9 +50,9 @@ def _watch(end: float, status: int, log: Log, beat: Callable[[], None]) -> None:
 def leave(status: int, log: Log) -> NoReturn:
     """End the process now, whatever its threads do, when what it has written is where it belongs."""
     try:
+        _flushes.set()  # First: in a signal's handler, to start a thread may wait for a lock that is held below it.
         with suppress(RuntimeError):  # There is one already, where none can be started any more.
             _start_guard(status)
-        _flushes.set()
         left = ", ".join(_threads_left())
         if left:
             log.warning("Threads are still running and left behind: %s", left)

@@ -492,6 +492,7 @@ async def test_a_worker_that_is_killed_is_gone_even_if_a_child_of_it_lives(direc
                 await workers.join()
                 assert [worker.sink.gaps for worker in workers.workers] == [[], []]
             finally:
+                parent.kill()  # Or a failure above would wait for it without end.
                 os.kill(child, signal.SIGKILL)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from uvicorn_worker.broadcast.redis_url import parse
+from uvicorn_worker.broadcast.redis_wire import open_master
 from uvicorn_worker.errors import GroupsUnavailable
 
 from .harness import DEADLINE, FULL_SIZE, Worker, eventually, workers_of
@@ -271,3 +273,15 @@ async def test_whatever_fails_in_a_worker_while_it_listens_is_logged_and_it_list
         assert "Groups: receiving failed" in one.log.lines
         await one.send("chat", text="hi")
         await one.hears("chat", "hi")
+
+
+@pytest.mark.usefixtures("loop_factory")
+async def test_a_connection_that_is_lost_before_it_is_listened_to_is_told_to_be(redis_server: RedisServer) -> None:
+    wire = await open_master(parse(redis_server.url))
+    wire._find_transport().abort()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    lost: list[str] = []
+    wire.listen(lambda answer: None, lambda: None, lost.append)
+    assert lost == ["closed by the server"]
+    await wire.end()

@@ -178,7 +178,7 @@ def run_block(beginning: str, **names: Any) -> dict[str, Any]:
 
 def test_a_function_is_told_of_gaps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     hooks: list[Callable[[Gap], object]] = []
-    monkeypatch.setattr(groups, "_hooks", hooks)
+    monkeypatch.setattr(groups, "hooks", hooks)
     run_block("@groups.on_gap", groups=groups)
     for hook in hooks:
         hook(Gap("a worker was lost", frozenset({"chat"}), 1.5))

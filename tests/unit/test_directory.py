@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from uvicorn_worker.broadcast.directory import Directory, keep, own_directory
+from uvicorn_worker.broadcast.directory import Directory, _marker_of, keep, own_directory
 
 PID, UID, GID = os.getpid(), os.geteuid(), os.getegid()
 
@@ -27,6 +27,11 @@ def base() -> Iterator[str]:
 
 def make(base: str, former: int | None = None) -> Directory:
     return Directory.of_master(base, UID, GID, former)
+
+
+def marker(directory: Directory, master: int = PID) -> str:
+    """The file by which it is known as a master's."""
+    return os.path.join(directory.path, _marker_of(master))
 
 
 def die(directory: Directory) -> None:
@@ -69,14 +74,14 @@ def test_a_worker_removes_nothing_when_it_ends(base: str) -> None:
 def test_a_master_that_takes_over_shares_the_directory_and_the_last_removes_it(base: str, old_ends_first: bool) -> None:
     other, old = make(base), make(base)
     # As if it had been made by another process.
-    os.rename(old._marker(PID), old._marker(PID + 1))
-    os.unlink(other._marker(PID))
+    os.rename(marker(old), marker(old, PID + 1))
+    os.unlink(marker(other))
     new = make(base, former=PID + 1)
     assert new.path == old.path
-    os.rename(new._marker(PID), new._marker(PID + 2))
+    os.rename(marker(new), marker(new, PID + 2))
     for directory, master in ((old, PID + 1), (new, PID + 2)) if old_ends_first else ((new, PID + 2), (old, PID + 1)):
         assert os.path.exists(directory.path)
-        os.rename(directory._marker(master), directory._marker(PID))
+        os.rename(marker(directory, master), marker(directory))
         end(directory)
         die(directory)
     assert not os.path.exists(old.path)
@@ -123,9 +128,36 @@ def test_what_somebody_else_has_put_in_the_place_of_a_directory_is_not_used(base
     assert not directory.is_there
 
 
+def test_what_is_linked_to_in_a_directory_that_workers_have_made_again_is_not_given_to_them(
+    base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(os, "fchown", lambda file, uid, gid: given.append(os.fstat(file).st_ino))
+    directory = Directory.of_master(base, UID + 1, GID, None)
+    shutil.rmtree(directory.path)
+    os.mkdir(directory.path, 0o700)
+    linked = Path(base, "linked")
+    linked.touch()
+    os.link(linked, marker(directory))
+    given.clear()
+    directory.renew()
+    assert given == [os.stat(directory.path).st_ino]
+    end(directory)
+    assert os.listdir(base) == ["linked"]
+
+
+def test_a_master_that_ends_leaves_alone_what_has_its_path_by_now(base: str) -> None:
+    directory = make(base)
+    shutil.rmtree(directory.path)
+    os.mkdir(directory.path, 0o700)
+    Path(marker(directory)).touch()
+    end(directory)
+    assert os.listdir(directory.path) == [_marker_of(PID)]
+
+
 def test_what_workers_are_found_by_is_kept_young_and_nothing_else(base: str) -> None:
     directory = make(base)
-    names = ["1.a", "2.b", os.path.basename(directory._marker(PID))]
+    names = ["1.a", "2.b", _marker_of(PID)]
     for name in names:
         Path(directory.path, name).touch()
     paths = [directory.path, *(os.path.join(directory.path, name) for name in names)]
@@ -149,7 +181,7 @@ def test_what_is_not_a_private_directory_of_this_user_is_neither_shared_nor_remo
     public = Path(base, "uvicorn-worker-1-1-public")
     public.mkdir(mode=0o755)
     public.chmod(0o755)
-    Path(Directory(str(public), 0, (UID, GID))._marker(PID)).touch()
+    Path(public, _marker_of(PID)).touch()
     link = Path(base, "uvicorn-worker-1-1-link")
     link.symlink_to(public)
     Path(base, "uvicorn-worker-1-1-file").touch()
@@ -212,7 +244,7 @@ def test_a_directory_that_is_named_is_one_of_the_user_who_runs_workers_or_of_roo
 
 def test_a_master_with_the_pid_of_another_container_is_not_taken_for_the_former_one(base: str) -> None:
     other = make(base)
-    os.rename(other._marker(PID), os.path.join(other.path, f"{PID}.1.master"))
+    os.rename(marker(other), os.path.join(other.path, f"{PID}.1.master"))
     new = make(base, former=PID)
     assert new.path != other.path
     end(other)
@@ -221,9 +253,10 @@ def test_a_master_with_the_pid_of_another_container_is_not_taken_for_the_former_
 
 def test_no_file_is_made_where_a_link_in_the_directory_leads(base: str) -> None:
     old = make(base)
-    os.rename(old._marker(PID), old._marker(PID + 1))
-    os.symlink(os.path.join(base, "planted"), old._marker(PID))
-    with pytest.raises(OSError):
-        make(base, former=PID + 1)
+    os.rename(marker(old), marker(old, PID + 1))
+    os.symlink(os.path.join(base, "planted"), marker(old))
+    new = make(base, former=PID + 1)
+    assert new.path == old.path
     assert not os.path.exists(os.path.join(base, "planted"))
-    end(old)
+    die(old)
+    die(new)

@@ -14,6 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 
 #: The number says what workers speak to each other: those of another version have another directory.
 _PREFIX = "uvicorn-worker-1-"
@@ -87,14 +88,14 @@ class Directory:
     def renew(self) -> None:
         """Make it again where somebody has removed it, as what cleans up temporary files may: its workers look for it
         there. Raises ``OSError``, also where there is what is not private by now."""
-        try:
+        with suppress(FileExistsError):  # Another master has been faster, or somebody who is none.
             os.mkdir(self.path, 0o700)
-        except FileExistsError:  # Another master has been faster, or somebody who is none.
-            if self.path not in _directories(os.path.dirname(self.path), self._owner[0]):
-                raise
         lock = _lock(self.path, fcntl.LOCK_SH)
         if lock is None:
-            raise FileNotFoundError(f"{self.path} was removed once more")
+            raise FileNotFoundError("it was removed once more")
+        if not _is_private(os.fstat(lock), self._owner[0]):
+            os.close(lock)
+            raise FileExistsError("another user's is in its place, or one where others can write")
         os.close(self._lock)
         self._lock = lock
         _give(lock, self._owner)
@@ -102,20 +103,24 @@ class Directory:
 
     def _mark(self) -> None:
         """Have it known as this master's."""
-        # It may be the workers' user's, who is not to have a master that is root make files elsewhere.
-        marker = os.open(self._marker(os.getpid()), os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-        _give(marker, self._owner)
-        os.close(marker)
-
-    def _marker(self, master: int) -> str:
-        return os.path.join(self.path, _marker_of(master))
+        # It may be the workers' user's, who is not to have a master that is root make files elsewhere, nor give away
+        # what is linked to under this name.
+        try:
+            marker = os.open(_marker_of(os.getpid()), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600, dir_fd=self._lock)
+        except FileExistsError:  # Another master has had this pid.
+            return
+        try:
+            _give(marker, self._owner)
+        finally:
+            os.close(marker)
 
     def _remove(self, master: int) -> None:
         """Remove it if it is the last master that does so; its workers, which have this from it, don't."""
         if os.getpid() != master:
             return
         try:
-            os.unlink(self._marker(master))
+            # Of the directory that is locked: by now, another's may have its path.
+            os.unlink(_marker_of(master), dir_fd=self._lock)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return
@@ -207,7 +212,6 @@ def _short_base(base: str | None) -> str:
 
 def _directories(base: str, uid: int) -> Iterator[str]:
     """The directories of masters, as far as they are of this user or of the workers', and private."""
-    owners = {os.geteuid(), uid}
     with os.scandir(base) as entries:
         for entry in entries:
             if not entry.name.startswith(_PREFIX):
@@ -216,8 +220,14 @@ def _directories(base: str, uid: int) -> Iterator[str]:
                 status = entry.stat(follow_symlinks=False)
             except OSError:
                 continue
-            if stat.S_ISDIR(status.st_mode) and status.st_uid in owners and not status.st_mode & 0o077:
+            if _is_private(status, uid):
                 yield entry.path
+
+
+def _is_private(status: os.stat_result, uid: int) -> bool:
+    """Whether that is a directory of this user or of the workers', and nobody else has access to it."""
+    is_own = status.st_uid in (os.geteuid(), uid)
+    return stat.S_ISDIR(status.st_mode) and is_own and not status.st_mode & 0o077
 
 
 def _sweep(base: str, uid: int) -> None:

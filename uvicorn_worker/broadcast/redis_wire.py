@@ -74,9 +74,10 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=_refused)
         self._transport = self._find_transport()
         self._transport.set_protocol(self)
-        close_in_forks(self._transport.get_extra_info("socket").fileno())
-        if self._transport.is_closing():
+        if self._transport.is_closing():  # It may have no socket any more.
             on_lost("closed by the server")
+        else:
+            close_in_forks(self._transport.get_extra_info("socket").fileno())
 
     def _find_transport(self) -> asyncio.Transport:
         # It has no public name, and neither has anything else that could end a connection at once: redis-py closes in
