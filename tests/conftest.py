@@ -18,7 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Trace no test that is unmeasured, and no process that it starts: it would take twice or three times as long.
+    """Trace no test that is unmeasured, and no process that it starts: it would take twice or three times as long; and
+    the handler of a signal that comes amid coverage's work would wait for ever for a lock that coverage holds.
 
     pytest-cov's mark for that does nothing in a process of xdist, where coverage was started twice.
     """

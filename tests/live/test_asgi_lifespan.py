@@ -9,6 +9,9 @@ import pytest
 from .client import request
 from .harness import HOOKS, Serve, Server, eventually, needs_setting, run_to_its_end
 
+#: Signals come amid it.
+pytestmark = pytest.mark.unmeasured
+
 APP = "asgi_apps:app"
 TERM, HUP, QUIT = signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .client import DEADLINE, Wire, refuses_connections, request, websocket
+from .client import DEADLINE, Wire, request, websocket
 from .harness import Log, Serve, Server, eventually, spawn
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -180,15 +180,13 @@ def manifests() -> dict[str, Any]:
 def test_the_command_of_the_container_serves_at_the_port_that_it_tells_and_stops_at_term(tmp_path: Path) -> None:
     command = yaml.safe_load(instructions()["CMD"])
     assert command == ["gunicorn", "--bind", f"0.0.0.0:{instructions()['EXPOSE']}"]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        host, port = free.getsockname()
     for file in ("app.py", "gunicorn.conf.py"):
         shutil.copy(PRODUCTION / file, tmp_path)
     log = Log()
-    process = spawn(["-m", "gunicorn", "--bind", f"{host}:{port}"], log, cwd=tmp_path, env={"WEB_CONCURRENCY": "1"})
+    process = spawn(["-m", "gunicorn", "--bind", "127.0.0.1:0"], log, cwd=tmp_path, env={"WEB_CONCURRENCY": "1"})
     try:
-        eventually(lambda: not refuses_connections(host, port))
-        with Wire((host, port)) as wire:
+        port = int(log.wait_for(r"Listening at: http://127\.0\.0\.1:(\d+)")[1])
+        with Wire(("127.0.0.1", port)) as wire:
             assert wire.ask("/").body == b"Hello\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0

@@ -31,6 +31,7 @@ BEGINNINGS = {
     "asgi3": ["gunicorn -k"],
     "contributing": ["python3 -m venv"],
     "groups": [
+        "async def chat",
         "groups = scope",
         "from uvicorn_worker import groups",
         "async def news",
@@ -115,9 +116,11 @@ def test_messages_of_a_websocket_are_echoed(pages: Server) -> None:
 
 
 def test_the_call_of_a_handshake_waits_and_is_ended_by_the_last_call(pages: Server) -> None:
+    start = pages.log.position()
     with pages.websocket("/notify"):
         pass
-    assert not pages.log.lines(r"Traceback|\[(WARNING|ERROR)\]")
+    assert pages.ask("/count").status == 200  # The worker has seen the close before it.
+    assert not pages.log.lines(r"Traceback|\[(WARNING|ERROR)\]", after=start)
 
 
 def test_a_held_reply_is_answered_through_its_group(pages: Server) -> None:
@@ -146,6 +149,15 @@ def test_both_ways_to_name_an_asgi_application(serve: Serve, tmp_path: Path) -> 
 
 
 # -- groups
+
+
+def test_the_least_that_makes_a_group_reaches_the_clients_of_all_workers(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(block("groups", "async def chat"))
+    server = serve("app:chat", workers=2)
+    with server.websocket("/") as one, server.websocket("/") as other:
+        one.send("hello")
+        assert (one.recv(), other.recv()) == ("hello", "hello")
+
 
 ASGI = """
 import asyncio

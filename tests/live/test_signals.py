@@ -9,6 +9,9 @@ import pytest
 from .client import Wire, request
 from .harness import HOOKS, Serve, Server, eventually
 
+#: Signals come amid it; and coverage may not be done with writing what it has measured where threads are left behind.
+pytestmark = pytest.mark.unmeasured
+
 TERM, INT, QUIT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP
 USR1, WINCH = signal.SIGUSR1, signal.SIGWINCH
 
@@ -39,10 +42,6 @@ async def app(scope, receive, send):
     print("printed at the end")
     await send({"type": "lifespan.shutdown.complete"})
 """
-
-
-#: For tests whose processes leave threads behind: coverage may not be done there with writing what it has measured.
-leaves_threads = pytest.mark.unmeasured
 
 
 def request_in_flight(server: Server) -> Wire:
@@ -162,7 +161,6 @@ def test_a_worker_drains_longer_than_timeout_without_being_taken_for_hung(serve:
     assert "WORKER TIMEOUT" not in server.log
 
 
-@leaves_threads
 @pytest.mark.parametrize("number", [TERM, INT, HUP])
 def test_a_thread_that_does_not_end_holds_no_worker_past_graceful_timeout(serve: Serve, number: signal.Signals) -> None:
     server = serve("apps:app", "--graceful-timeout", "3", conf=HOOKS)
@@ -192,7 +190,6 @@ def test_threads_have_the_time_of_a_stop_to_finish_and_the_worker_leaves_in_the_
     assert "left behind" not in server.log
 
 
-@leaves_threads
 def test_threads_that_outlast_graceful_timeout_are_left_and_what_was_printed_is_not(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -221,7 +218,6 @@ def test_a_worker_that_waits_for_threads_is_not_taken_for_hung(serve: Serve, tmp
     server.wait()
 
 
-@leaves_threads
 @pytest.mark.parametrize("number", [INT, signal.SIGABRT])
 def test_a_quick_stop_ends_the_wait_for_threads(serve: Serve, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "threaded.py").write_text(THREADED % 120)

@@ -10,6 +10,9 @@ from websockets.exceptions import ConnectionClosed
 from .client import PING, PONG, TEXT, frame, handshake
 from .harness import Serve, needs_setting, run_to_its_end
 
+#: Signals come amid it.
+pytestmark = pytest.mark.unmeasured
+
 TERM, HUP = signal.SIGTERM, signal.SIGHUP
 APP = "websocket_apps:app"
 
