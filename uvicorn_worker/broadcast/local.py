@@ -205,6 +205,7 @@ class LocalEngine(Engine):
         former = self._server
         try:
             await self._listen(directory)
+            newcomers = self._names_in(directory) - self._peers.keys()
         except OSError as error:
             if not self._is_hidden:
                 self.log.warning("Groups: new workers can't find this one, whose socket was removed: %s", error)
@@ -214,7 +215,6 @@ class LocalEngine(Engine):
             former.close()
         self._is_hidden = False
         self.log.warning("Groups: new workers find this one again, whose socket in %s was removed", directory)
-        newcomers = self._names_in(directory) - self._peers.keys()
         if newcomers:
             self.has_missed(f"workers have begun that could not find this one: {', '.join(sorted(newcomers))}", None)
         for name in newcomers:
