@@ -38,6 +38,18 @@ OPTIONS = (
 )
 
 
+#: What is said of an expression when the document that it was for has made room for the next one.
+GONE = (
+    "Inspected target navigated or closed",
+    "Execution context was destroyed.",
+    "Cannot find default execution context",
+)
+
+
+class Navigated(Exception):
+    """The document went before it could answer."""
+
+
 class Browser:
     """A browser with nothing but what is in `folder`; as a context manager, from its start to its end."""
 
@@ -83,12 +95,14 @@ class Browser:
         eventually(lambda: not list(processes_of_group(self._process.pid)))
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the protocol, and return its result; events are passed over."""
+        """Call a method of the protocol, and return its result; events are passed over. Raises `Navigated`."""
         number = next(self._numbers)
         call = {"id": number, "method": method, "params": parameters}
         self._control.send(json.dumps(call | ({"sessionId": session} if session else {})))
         while (answer := json.loads(self._control.recv(DEADLINE))).get("id") != number:
             pass
+        if answer.get("error", {}).get("message") in GONE:
+            raise Navigated
         assert "result" in answer, answer
         result: dict[str, Any] = answer["result"]
         return result
@@ -121,7 +135,14 @@ class Page:
         return result["result"].get("value")
 
     def wait_until(self, expression: str) -> None:
-        eventually(lambda: self.value(expression), message=f"never was {expression}")
+        """Until it is true, in this document or in one that the page is on its way to."""
+        eventually(lambda: self._is(expression), message=f"never was {expression}")
+
+    def _is(self, expression: str) -> bool:
+        try:
+            return bool(self.value(expression))
+        except Navigated:
+            return False
 
     def texts(self, selector: str) -> list[str]:
         """The first line of each element that the selector finds."""
