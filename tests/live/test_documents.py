@@ -223,7 +223,8 @@ def test_extras_that_are_to_be_installed_are_there() -> None:
 
 
 def lines_of(page: str, beginning: str) -> list[list[str]]:
-    return [shlex.split(line, comments=True) for line in block(page, beginning).splitlines()]
+    lines = block(page, beginning).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def test_the_commands_for_contributors_are_those_of_tox_and_name_what_is_there() -> None:
