@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
@@ -41,7 +40,6 @@ class Service:
         "prefixes",
         "proxies",
         "requests_left",
-        "run_now",
         "running",
         "scheme",
         "settings",
@@ -76,11 +74,6 @@ class Service:
         make_task = partial(_by_factory, loop) if loop.get_task_factory() else asyncio.Task
         self.create_task: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
         self.create_task = partial(make_task, name="uvicorn_worker")
-        #: The same for what runs up to where it first waits before the task is there: the loop is spared a callback,
-        #: and what never waits most of a task. ``None`` before Python 3.12, and where a factory makes the tasks.
-        self.run_now: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] | None = None
-        if sys.version_info >= (3, 12) and make_task is asyncio.Task:
-            self.run_now = partial(asyncio.Task, loop=loop, name="uvicorn_worker", eager_start=True)
         self.prefixes = Prefixes(settings.server_header, settings.headers, settings.date_header)
         self.usual_prefixes = UsualPrefixes(settings.server_header, settings.headers, settings.date_header)
         self._refresh_prefixes()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
@@ -32,9 +31,6 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
-
-#: Whether an application begins in the turn of the loop in which its request has come, and not in the next.
-BEGINS_AT_ONCE = sys.version_info >= (3, 12)
 
 #: For tests that make thousands of connections, or where the loop makes no difference.
 asyncio_only = pytest.mark.parametrize("loop_factory", ["asyncio"], indirect=True)

@@ -10,18 +10,18 @@ import pytest
 
 from .asgi_apps import ACCEPT, CONNECT, Event, asgi_hello, last, sent, start
 from .conftest import Serve
-from .harness import BEGINS_AT_ONCE, HELLO, get, ok, post, turn
+from .harness import HELLO, get, ok, post, turn
 from .test_budget import calls_of
 from .websocket_client import DEFLATE, TEXT, connect, frame, text
 
 #: Calls of this package's functions for one small request on a kept connection. Raise it for a reason.
-MOST_CALLS = 16 + BEGINS_AT_ONCE
+MOST_CALLS = 16
 
 #: The same for one that asks for the body that there is not.
-MOST_CALLS_WITH_RECEIVE = 17 + BEGINS_AT_ONCE
+MOST_CALLS_WITH_RECEIVE = 17
 
 #: The same with a small body that is received.
-MOST_CALLS_WITH_BODY = 50 + BEGINS_AT_ONCE
+MOST_CALLS_WITH_BODY = 50
 
 #: The same for a WebSocket message of 64 bytes that is sent back.
 MOST_CALLS_FOR_MESSAGE = 15

@@ -14,17 +14,16 @@ import uvicorn_worker
 from uvicorn_worker.config import COPY_BOUND
 
 from .conftest import Serve
-from .harness import BEGINS_AT_ONCE, HELLO, Client, get, ok, post, turn
+from .harness import HELLO, Client, get, ok, post, turn
 from .websocket_client import DEFLATE, TEXT, TalkBack, connect, frame, text
 
 PACKAGE = str(Path(uvicorn_worker.__file__).parent)
 
-#: Calls of this package's functions for one small request on a kept connection. Raise it for a reason. The one to have
-#: it begin at once saves more than ten times its cost.
-MOST_CALLS = 14 + BEGINS_AT_ONCE
+#: Calls of this package's functions for one small request on a kept connection. Raise it for a reason.
+MOST_CALLS = 14
 
 #: The same with a small body that is received.
-MOST_CALLS_WITH_BODY = 45 + BEGINS_AT_ONCE
+MOST_CALLS_WITH_BODY = 45
 
 #: The same for a WebSocket message of 64 bytes that is sent back.
 MOST_CALLS_FOR_MESSAGE = 6

@@ -333,19 +333,13 @@ async def test_a_connection_that_is_never_made_leaves_nothing(serve: Serve) -> N
 
 async def test_a_call_that_is_cancelled_before_it_begins_leaves_nothing(serve: Serve) -> None:
     app = Echo()
-    loop = asyncio.get_running_loop()
-    # With a factory, no call begins at once.
-    loop.set_task_factory(lambda loop, coroutine, **more: asyncio.Task(coroutine, loop=loop, **more))
-    try:
-        worker = serve(app)
-        client = worker.connect()
-        client.send(get())
-        for running in list(worker.service.running):
-            running.cancel()
-        client.reset()
-        await turn()
-    finally:
-        loop.set_task_factory(None)
+    worker = serve(app)
+    client = worker.connect()
+    client.send(get())
+    for running in list(worker.service.running):
+        running.cancel()
+    client.reset()
+    await turn()
     assert app.calls == []
     assert not worker.service.running
 

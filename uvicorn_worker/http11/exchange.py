@@ -124,7 +124,6 @@ class Exchange(RequestBody):
     _gathered: list[bytes] | None
     _left: int | None
     _name: str
-    #: What runs the call; not there before one that runs at once has waited, and ``None`` at the end.
     task: asyncio.Task[None] | None
     #: The status of the response, and the bytes of content that were sent, as soon as it has begun.
     status: int
@@ -193,11 +192,10 @@ class Exchange(RequestBody):
 
     def cancel(self) -> None:
         """Cancel the call of the application."""
-        task = getattr(self, "task", None)
-        if task is not None:
-            task.cancel()
+        if self.task is not None:
+            self.task.cancel()
             # One that has not begun yet never gets to the end of run().
-            task.add_done_callback(lambda _: self.connection.service.running.discard(self))
+            self.task.add_done_callback(lambda _: self.connection.service.running.discard(self))
 
     def _application_returned(self) -> None:
         """It has returned, and its reply is not finished."""

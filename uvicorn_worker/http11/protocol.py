@@ -124,21 +124,9 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
             self._wait(None)
         if service.requests_left is not None:
             service.count_request()
-        if service.run_now is not None:
-            self._due = exchange
-        else:
-            service.running.add(exchange)
-            # The task has a copy of the context that this runs in, which is the connection's own.
-            exchange.task = service.create_task(exchange.run(service))
-
-    def _begin_due(self) -> None:
-        exchange, self._due = self._due, None
-        service = self.service
-        if exchange is not None and service.run_now is not None:
-            service.running.add(exchange)
-            task = service.run_now(exchange.run(service))
-            if not task.done():
-                exchange.task = task
+        service.running.add(exchange)
+        # The task has a copy of the context that this runs in, which is the connection's own.
+        exchange.task = service.create_task(exchange.run(service))
 
     def _enqueue(self, exchange: Exchange | RequestRefused) -> None:
         if self._queue is None:
@@ -177,9 +165,6 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         else:
             # Not in the context of the request that was answered before.
             self.service.context.copy().run(self._accept, first)
-            if self._due is not None:
-                # Not within the call that has answered, which has something left to do: nor one within the other.
-                self.service.loop.call_soon(self._begin_due, context=self.service.context)
             self._resume_reading()
 
     def exchange_ended(self, exchange: Exchange) -> None:
@@ -269,8 +254,6 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
             self._slice = self.service.slice_without_limits
         else:
             self._slice = -1
-        if self._due is not None:
-            self._begin_due()
 
     def _head_begun(self) -> None:
         is_idle = self._waiting is self.service.idle_waits and self._exchange is None
@@ -467,7 +450,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         self.write_paused = False
         self._wait(None)
         self._read_no_more()
-        self._incoming = self._exchange = self._due = self._queue = self._unparsed = None
+        self._incoming = self._exchange = self._queue = self._unparsed = None
         self._let_writers_go()
         # The parser holds bound methods of this object: a cycle that only the collector could end.
         self._parser = self._transport = None

@@ -55,7 +55,6 @@ class RequestReader(HeadReader):
     """
 
     __slots__ = (
-        "_due",
         "_fed",
         "_incoming",
         "_parser",
@@ -95,8 +94,6 @@ class RequestReader(HeadReader):
         self._refusal: RequestRefused | None = None
         #: A request to switch protocols, until the parser has stopped behind it.
         self._upgrade: Exchange | None = None
-        #: What was accepted and is to begin, but not within the parser's callback, which can't be fed meanwhile.
-        self._due: Exchange | None = None
 
     def _new_parser(self) -> Any:
         # The parser looks its callbacks up now, and keeps them.
@@ -109,10 +106,6 @@ class RequestReader(HeadReader):
 
     def _accept(self, exchange: Exchange) -> None:
         """A head is complete and good."""
-        raise NotImplementedError
-
-    def _begin_due(self) -> None:
-        """What is due begins: the parser has returned."""
         raise NotImplementedError
 
     def _refuse(self, refusal: RequestRefused, incoming: Exchange | None) -> None:
@@ -144,8 +137,6 @@ class RequestReader(HeadReader):
             self._parser_stopped(stop, data)
         if self._unfinished:
             self._check_unfinished(len(data))
-        if self._due is not None and not self._watch:  # In the last of several slices, it begins behind that.
-            self._begin_due()
 
     def on_url(self, url: bytes) -> None:
         self._url = self._url + url if self._url else url

@@ -122,7 +122,7 @@ class WebSocketChannels(_OverSession):
         self.sizes = {}
         self._is_watched = False
         self.channels = {"reply": self, "groups": self.service.groups}
-        self._connecting = asyncio.current_task()  # The request may not have it yet.
+        self._connecting = getattr(request, "task", None)  # It has none yet where a task factory runs it at once.
         message = request.template.copy()
         del message["method"]
         message["channel"] = "websocket.connect"
