@@ -365,7 +365,7 @@ def test_a_directory_that_was_removed_is_made_again_and_all_find_each_other_ther
 ) -> None:
     soon = "import uvicorn_worker.broadcast.local as local; local.MESH_LOOK = 0.2"
     server = serve("groups_apps:app", "--worker-tmp-dir", str(base), workers=2, conf=soon)
-    old = clients.join(server, "chat")
+    old, _ = clients.spread(server, server.ready_workers(), "chat")  # Who serves has joined the others.
     [directory] = base.iterdir()
     shutil.rmtree(directory)
     start = server.log.position()
