@@ -17,7 +17,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from .harness import ASGIWorker, Worker, run, turn
+from .harness import ASGIWorker, Client, Worker, run, turn
 from .websocket_client import TalkBack, close, frame
 
 Choose = Callable[[int], int]
@@ -101,6 +101,12 @@ async def _talk(pieces: list[bytes], slowly: bool, end: str, *, by_asgi: bool = 
             await turn(3)
     await turn(80)
     outcome = Outcome([call for call in app.calls if call["body"] is not None], _read(app.calls, client.received))
+    await leave_nothing(worker, client, end)
+    return outcome
+
+
+async def leave_nothing(worker: Worker, client: Client, end: str) -> None:
+    """Have the connection end in one of the ways that there are: nothing of it is left."""
     if end == "time":
         await worker.wait(80)
     else:
@@ -109,7 +115,6 @@ async def _talk(pieces: list[bytes], slowly: bool, end: str, *, by_asgi: bool = 
     assert client.transport.lost or client.state == "half-closed"
     assert not worker.service.running
     await worker.close()
-    return outcome
 
 
 def _read(calls: list[dict[str, Any]], received: bytes) -> tuple[Reply, ...]:

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from .harness import Echo, Worker, chunked, get, post, run, turn
-from .survival import try_requests
+from .survival import ENDS, leave_nothing, try_requests
 
 pytestmark = pytest.mark.unmeasured
 
@@ -125,18 +125,11 @@ async def survive(pieces: list[bytes], end: str) -> None:
     assert not received or received.startswith(b"HTTP/1.1 ")
     assert received.count(b"connection: close\r\n") <= 1
     assert received.count(b"HTTP/1.1 4") + received.count(b"HTTP/1.1 5") <= 1 or b"HTTP/1.1 4" in b"".join(pieces)
-    if end == "time":
-        await worker.wait(80)
-    else:
-        getattr(client, end)()
-        await turn(30)
-    assert client.transport.lost or client.state == "half-closed"
-    assert not worker.service.running
-    await worker.close()
+    await leave_nothing(worker, client, end)
 
 
 @quick
-@given(garbage, cut_places, st.sampled_from(["reset", "end", "time"]))
+@given(garbage, cut_places, st.sampled_from(ENDS))
 @example(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: a\r\nConnection: Upgrade\r\n\r\n\0", [], "reset")
 @example(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n\r\n", [0.5], "end")
 def test_any_bytes_are_survived(sent: bytes, cuts: list[float], end: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from .harness import Worker, run, turn
 from .reader_recorder import Recorder, Slow
-from .survival import try_frames
+from .survival import ENDS, try_frames
 from .test_properties import cut_places, split
 from .websocket_client import (
     BINARY,
@@ -188,7 +188,7 @@ async def talk(pieces: list[bytes], slowly: bool, end: str, **options: Any) -> l
 
 
 @settings(quick, max_examples=100)
-@given(conversations, cut_places, st.booleans(), st.sampled_from(["reset", "end", "time"]), st.integers(1, 3))
+@given(conversations, cut_places, st.booleans(), st.sampled_from(ENDS), st.integers(1, 3))
 def test_any_frames_are_survived(
     frames: list[bytes], cuts: list[float], slowly: bool, end: str, calls: int
 ) -> None:
