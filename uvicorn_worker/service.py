@@ -12,6 +12,7 @@ from uvicorn_worker._types import Application, Connection, Log, Observing, Runni
 from uvicorn_worker.broadcast.groups import Groups
 from uvicorn_worker.clock import Clock
 from uvicorn_worker.config import SLICE, SLOW_CLOSE_TIME, Settings
+from uvicorn_worker.http11.known import KnownHeads
 from uvicorn_worker.http11.wire import Prefixes, UsualPrefixes
 from uvicorn_worker.proxy import ProxyPolicy
 
@@ -31,6 +32,7 @@ class Service:
         "head_waits",
         "held",
         "idle_waits",
+        "known_heads",
         "linger_waits",
         "log",
         "loop",
@@ -80,6 +82,7 @@ class Service:
         self.proxies = ProxyPolicy(settings)
         #: A slice of so many bytes can't go over a limit of a head.
         self.slice_without_limits = 0 if settings.has_tight_limits else min(SLICE, 4 * settings.field_count_limit)
+        self.known_heads = KnownHeads()
         self.connections: set[Connection] = set()
         self.running: set[Running] = set()
         #: Whether the worker is on its way out: every reply announces the end of its connection.

@@ -18,7 +18,7 @@ ROOT = Path(uvicorn_worker.__file__).parent
 #: Modules by floor; the package root itself is ``__init__``. A new module gets a place here.
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "_types", "memo", "migration", "gunicorn_settings", "_version", "broadcast.redis_url"},
-    1: {"config", "clock", "broadcast.codec", "broadcast.delivery", "broadcast.directory"}
+    1: {"config", "clock", "http11.known", "broadcast.codec", "broadcast.delivery", "broadcast.directory"}
     | {"broadcast.forks", "broadcast.membership", "broadcast.resp"},
     2: {"development", "http11.framing", "http11.wire", "interfaces.detect", "proxy", "websocket.frames"}
     | {"broadcast.engine_url", "broadcast.groups", "broadcast.mesh", "broadcast.subscriptions", "websocket.wire"},
@@ -32,10 +32,11 @@ FLOORS: dict[int, set[str]] = {
     | {"broadcast.redis_cluster", "broadcast.redis_engine"},
     7: {"http11.reader", "websocket.protocol", "broadcast.redis"}
     | {"interfaces.asgi_reply", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
-    8: {"http11.protocol", "interfaces.asgi", "broadcast.engines"},
-    9: {"accept", "observe", "broadcast.outside"},
-    10: {"observation", "server"},
-    11: {"worker", "run", "channel_layer", "__init__", "__main__", "broadcast.__init__"},
+    8: {"http11.usual", "interfaces.asgi", "broadcast.engines"},
+    9: {"http11.protocol", "broadcast.outside"},
+    10: {"accept", "observe"},
+    11: {"observation", "server"},
+    12: {"worker", "run", "channel_layer", "__init__", "__main__", "broadcast.__init__"},
 }
 
 #: Packages that hold modules and nothing else.

@@ -121,6 +121,14 @@ class RequestBody:
         self._buffered = 0
         self._waiters = []
 
+    def take_body(self, content: bytes) -> None:
+        """All of the body has come with the head."""
+        self.body = COMPLETE
+        self.body_length = 0
+        self._chunks = [content]
+        self._buffered = len(content)
+        self._waiters = []
+
     @property
     def room(self) -> int:
         """How many of the next bytes are known to be of the body and may wait to be received."""

@@ -23,8 +23,9 @@ from uvicorn_worker.http11 import wire
 from uvicorn_worker.http11.body import COMPLETE, DROPPING, READING
 from uvicorn_worker.http11.exchange import FINISHED, HELD, OPEN, WAITING, Exchange
 from uvicorn_worker.http11.framing import refuse
-from uvicorn_worker.http11.reader import HEAD, OVER, SWITCHING, RequestReader
+from uvicorn_worker.http11.reader import HEAD, OVER, SWITCHING
 from uvicorn_worker.http11.upgrade import Upgraded
+from uvicorn_worker.http11.usual import UsualReader
 from uvicorn_worker.proxy import Told
 from uvicorn_worker.service import Service
 
@@ -32,7 +33,7 @@ from uvicorn_worker.service import Service
 _RESET = struct.pack("ii", 1, 0)
 
 
-class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
+class HTTP11Protocol(FlowControl, UsualReader, asyncio.Protocol):
     """A connection that speaks HTTP/1.0 and HTTP/1.1 (RFC 9112)."""
 
     __slots__ = (
@@ -219,7 +220,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
         # In the words of Gunicorn's own workers, for what watches logs.
         self.service.log.warning("Invalid request from ip=%s: %s", client[0] if client else "-", refusal.reason)
         prefix = self.service.prefixes[refusal.status]
-        with_body = self._parser.get_method() != b"HEAD"
+        with_body = self._method_so_far != b"HEAD"
         self.write(wire.refusal(prefix, refusal.reason, with_body=with_body))
         self._linger()
 
@@ -248,7 +249,7 @@ class HTTP11Protocol(FlowControl, RequestReader, asyncio.Protocol):
             size = self._slice = SLICE if self._incoming is None else max(SLICE, self._incoming.room)
             data, rest = self._unparsed[:size], self._unparsed[size:]
             self._unparsed = rest if rest else None
-            self.data_received(data)
+            self.feed(data)
         self._watch = 0
         if self._phase < SWITCHING and self._unparsed is None:
             self._slice = self.service.slice_without_limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any, cast
@@ -11,10 +12,11 @@ import httptools
 from uvicorn_worker.config import BLANK_BYTES, SLICE, UNSEEN_BYTES
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import framing
-from uvicorn_worker.http11.body import ABSENT
+from uvicorn_worker.http11.body import ABSENT, EXPECTED
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.framing import Target, line_too_long, refuse, too_large
 from uvicorn_worker.http11.head import HeadReader
+from uvicorn_worker.http11.known import Section
 from uvicorn_worker.memo import Memo
 from uvicorn_worker.service import Service
 
@@ -55,12 +57,14 @@ class RequestReader(HeadReader):
     """
 
     __slots__ = (
+        "_begun",
         "_fed",
         "_incoming",
         "_parser",
         "_pending",
         "_phase",
         "_refusal",
+        "_seen",
         "_shown",
         "_slice",
         "_unfinished",
@@ -72,13 +76,16 @@ class RequestReader(HeadReader):
 
     def __init__(self, service: Service, exchange_class: type[Exchange]) -> None:
         super().__init__(service, exchange_class)
-        self._parser = self._new_parser()
+        #: Made when it is needed, which it isn't for most requests.
+        self._parser: Any = None
         self._phase = HEAD
         #: Bytes that can be read at once: no head of so many is over a limit.
         self._slice = service.slice_without_limits
         self._url = b""
         #: Whether the last slice ended within a head or a body, or before a head.
         self._unfinished = False
+        #: Whether it ended within a method.
+        self._begun = False
         #: Bytes of the slices that did, as far as they are not of the body; the first slice of a head is not counted.
         self._fed = 0
         #: How many fields of an unfinished head were shown at the last look, and the bytes fed since.
@@ -94,6 +101,8 @@ class RequestReader(HeadReader):
         self._refusal: RequestRefused | None = None
         #: A request to switch protocols, until the parser has stopped behind it.
         self._upgrade: Exchange | None = None
+        #: What the parser has read of a head that may be remembered.
+        self._seen: list[tuple[Exchange, Section, int]] | None = None
 
     def _new_parser(self) -> Any:
         # The parser looks its callbacks up now, and keeps them.
@@ -101,6 +110,11 @@ class RequestReader(HeadReader):
         parser = httptools.HttpRequestParser(self)
         del self.on_header
         return parser
+
+    @property
+    def _method_so_far(self) -> bytes:
+        """That of the last head that the parser has begun to read, if there is one."""
+        return b"" if self._parser is None else cast(bytes, self._parser.get_method())
 
     # What the protocol makes of it.
 
@@ -126,10 +140,12 @@ class RequestReader(HeadReader):
 
     # Bytes in.
 
-    def data_received(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Let the parser read what can be read at once, and bound what that leaves unfinished."""
         if len(data) > self._slice:
             return self._read_in_slices(data)
+        if self._parser is None:
+            self._parser = self._new_parser()
         self._unfinished = True
         try:
             self._parser.feed_data(data)
@@ -138,9 +154,12 @@ class RequestReader(HeadReader):
         if self._unfinished:
             self._check_unfinished(len(data))
 
+    def on_message_begin(self) -> None:
+        self._unfinished = self._begun = True
+
     def on_url(self, url: bytes) -> None:
         self._url = self._url + url if self._url else url
-        self._unfinished = True
+        self._begun = False
 
     def on_headers_complete(self) -> None:
         if self._phase is not HEAD:
@@ -167,6 +186,8 @@ class RequestReader(HeadReader):
                 upgrade = self._decide(exchange, parser)
                 if parser.should_upgrade():
                     exchange = self._change_protocol(exchange, upgrade)
+            if self._seen is not None:
+                self._show(exchange, self._seen)
             if self._forwarded:
                 self._heed_proxies(exchange)
         except RequestRefused as refusal:
@@ -190,6 +211,14 @@ class RequestReader(HeadReader):
             if self._phase is HEAD:
                 self._phase = BODY
         self._accept(exchange)
+
+    def _show(self, exchange: Exchange, seen: list[tuple[Exchange, Section, int]]) -> None:
+        """Tell what the head of ``exchange`` says, if it changes nothing but this request."""
+        length = 0 if exchange.body is ABSENT else exchange.body_length
+        is_asked_for = exchange.body is EXPECTED
+        if length is not None and exchange.keep_alive and not is_asked_for and self._phase is HEAD:
+            fields = tuple(map(copy, exchange.headers))
+            seen.append((exchange, Section(fields, tuple(self._forwarded)), length))
 
     def on_body(self, data: bytes) -> None:
         self._fed -= len(data)
@@ -279,7 +308,9 @@ class RequestReader(HeadReader):
             if self._phase is HEAD and self._url:
                 self._check_unfinished_head(size)
             elif self._phase is HEAD:
-                self._fed += size
+                # What comes before the method, in the same slice, may be another request.
+                self._fed = self._watch if self._begun else self._fed + size
+                self._begun = False
                 if self._fed > BLANK_BYTES:
                     raise refuse("Too many empty lines before the request")
             elif self._phase is BODY:

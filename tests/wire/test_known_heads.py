@@ -1,0 +1,253 @@
+"""A head that has come before means what it meant then, and nothing else is taken for it."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+from corpus.app import ASGIWitness, Witness
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uvicorn_worker.http11.known import MOST_BYTES
+
+from .conftest import Serve
+from .harness import HELLO, ASGIWorker, Echo, Worker, asyncio_only, get, ok, post, run, turn
+from .test_budget import Calls, calls_of
+
+LINES = [
+    "GET / HTTP/1.1",
+    "GET /other?a=b HTTP/1.1",
+    "GET /%2e%2e/%ff HTTP/1.1",
+    "HEAD / HTTP/1.1",
+    "POST / HTTP/1.1",
+    "DELETE /a HTTP/1.1",
+    "OPTIONS * HTTP/1.1",
+    "CONNECT a:80 HTTP/1.1",
+    "PRI * HTTP/2.0",
+    "GET / HTTP/1.0",
+    "GET / HTTP/1.2",
+    "GET / RTSP/1.1",
+    "GET  /  HTTP/1.1",
+    "GET http://b/c HTTP/1.1",
+    "GET /a#b HTTP/1.1",
+    "get / HTTP/1.1",
+    "GET /",
+    "",
+]
+
+SECTIONS = [
+    "Host: a\r\n",
+    "Host: a\r\nX: y\r\nx: z \r\n",
+    "HOST:a\r\nConnection: keep-alive\r\n",
+    "Host: a\r\nConnection: close\r\n",
+    "Host: a\r\nConnection: keep-alive, close\r\n",
+    "Host: a\r\nConnection: Upgrade\r\nUpgrade: tea\r\n",
+    "Host: a\r\nUpgrade: h2c\r\n",
+    "Host: a\r\nContent-Length: 0\r\n",
+    "Host: a\r\nContent-Length: 2\r\n\r\n",  # The empty line that ends it is the body.
+    "Host: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+    "Host: a\r\nExpect: 100-continue\r\n",
+    "Host: a\r\nExpect: tea\r\n",
+    "Host: a\r\nX-Forwarded-For: 203.0.113.7\r\nX-Forwarded-Proto: https\r\n",
+    "Host: a\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n",
+    "Host: a\r\nX_Y: z\r\n",
+    "Host: a\r\n\r\nGET /second HTTP/1.1\r\nHost: a\r\n",
+    "Host: a\r\nHost: a\r\n",
+    "Host: a/b\r\n",
+    "X: y\r\n",
+    "",
+]
+
+TRUSTED, UNTRUSTED = ("127.0.0.1", 50007), ("192.0.2.7", 50007)
+
+HEADS = [f"{line}\r\n{section}\r\n".encode() for line, section in product(LINES, SECTIONS)]
+
+
+async def first_outcome(
+    worker: Worker, head: bytes, address: tuple[str, int] = UNTRUSTED
+) -> tuple[bytes, str, list[Any]]:
+    """The outcome at a worker that has met no other request."""
+    result = await outcome(worker, head, address)
+    await worker.close()
+    return result
+
+
+async def outcome(worker: Worker, head: bytes, address: tuple[str, int]) -> tuple[bytes, str, list[Any]]:
+    """The answers, how the connection stands, and the calls of the application."""
+    calls = worker.service.app.calls
+    calls.clear()
+    client = worker.connect(client=address)
+    client.send(head)
+    await turn(20)
+    return client.received, client.state, calls[:]
+
+
+@pytest.mark.unmeasured
+@asyncio_only
+@pytest.mark.parametrize("header_map", ["keep", "drop", "refuse"])
+async def test_every_line_before_every_section_is_read_as_the_parser_reads_it(serve: Serve, header_map: str) -> None:
+    """Each head twice at a worker that has met all others, and once at one that has met none."""
+    experienced = serve(Witness(), header_map=header_map)
+    for head, address in product(HEADS, (UNTRUSTED, TRUSTED)):
+        await outcome(experienced, head, address)
+    assert experienced.service.known_heads.sections
+    for head, address in product(HEADS, (UNTRUSTED, TRUSTED)):
+        expected = await first_outcome(Worker(Witness(), {"header_map": header_map}), head, address)
+        assert await outcome(experienced, head, address) == expected, (head, address)
+
+
+@asyncio_only
+async def test_every_line_before_every_section_is_the_same_to_an_asgi_application(serve: Serve) -> None:
+    experienced = serve.asgi(ASGIWitness())
+    for head in HEADS * 2:
+        expected = await first_outcome(ASGIWorker(ASGIWitness(), {}), head)
+        assert await outcome(experienced, head, UNTRUSTED) == expected, head
+
+
+async def test_a_known_head_is_read_without_the_parser(serve: Serve) -> None:
+    client = serve().connect()
+    few = await calls_of(client, get("/"), HELLO)
+    many = await calls_of(client, get("/", *(f"X-{number}: a" for number in range(20))), HELLO)
+    assert many == few
+    assert not [name for name in few if ".on_" in name]
+
+
+async def test_a_known_section_goes_with_every_known_line(serve: Serve) -> None:
+    app = Witness()
+    client = serve(app).connect()
+    for path, field in ("/a", "X: 1"), ("/b", "X: 2"):
+        await client.ask(get(path, field))
+    with Calls() as calls:
+        client.send(get("/a", "X: 2"))
+        await turn()
+    assert not [name for name in calls if ".on_" in name]
+    assert app.calls[-1]["path"] == "/a"
+    assert app.calls[-1]["fields"] == [["host", "a"], ["x", "2"]]
+
+
+async def test_what_an_application_makes_of_its_fields_is_its_own(serve: Serve) -> None:
+    seen: list[Any] = []
+
+    async def app(message: dict, channels: dict) -> None:
+        seen.append([list(field) for field in message["headers"]])
+        message["headers"][0][1] = b"changed"
+        message["headers"].append([b"x", b"more"])
+        await channels["reply"].send({"status": 200, "content": b""})
+
+    client = serve(app).connect()
+    for _ in range(3):
+        await client.ask(get())
+    assert seen == [[[b"host", b"a"]]] * 3
+
+
+async def test_what_an_asgi_application_makes_of_its_fields_is_its_own(serve: Serve) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: dict, receive: Any, send: Any) -> None:
+        seen.append(scope["headers"][:])
+        scope["headers"].append((b"x", b"more"))
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    client = serve.asgi(app).connect()
+    for _ in range(3):
+        await client.ask(get())
+    assert seen == [[(b"host", b"a")]] * 3
+
+
+@pytest.mark.parametrize("cut", range(1, len("GET ")))
+async def test_a_known_head_behind_part_of_another_is_no_request(serve: Serve, cut: int) -> None:
+    """The parser has the first bytes of a method, from the end of the piece before."""
+    worker = serve()
+    client = worker.connect()
+    assert await client.ask(get()) == HELLO
+    assert await client.ask(post("/", b"body") + b"GET "[:cut]) == HELLO
+    assert (await client.ask(get())).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
+    assert client.state == "half-closed"
+
+
+async def test_a_known_head_within_a_body_is_content(serve: Serve) -> None:
+    app = Echo()
+    client = serve(app).connect()
+    assert await client.ask(get("/known")) == ok("GET /known ")
+    body = get("/known")
+    head = post("/", body)[: -len(body)]
+    assert await client.ask(head, body) == ok(b"POST / " + body)
+
+
+async def test_known_heads_in_a_row_are_answered_in_order(serve: Serve) -> None:
+    app = Echo()
+    client = serve(app).connect()
+    for path in "/a", "/b":
+        await client.ask(get(path))
+    client.send(get("/a"), get("/b"), get("/a"))
+    await turn(30)
+    assert client.take() == ok("GET /a ") + ok("GET /b ") + ok("GET /a ")
+
+
+async def test_a_worker_that_stops_says_so_in_answer_to_a_known_head(serve: Serve) -> None:
+    worker = serve()
+    client = worker.connect()
+    assert await client.ask(get()) == HELLO
+    worker.drain()
+    assert b"\r\nconnection: close\r\n" in await client.ask(get())
+    assert client.state == "closed"
+
+
+@pytest.mark.parametrize("limit", [{"request_line_limit": 20}, {"field_size_limit": 20}, {"field_count_limit": 2}])
+async def test_a_head_that_is_over_a_limit_is_so_again(serve: Serve, limit: dict[str, int]) -> None:
+    worker = serve(Witness(), **limit)
+    heads = [get(), get("/" + "a" * 20), get("/", "X: " + "y" * 20), get("/", "X: y", "X: z")]
+    expected = [await first_outcome(Worker(Witness(), limit), head) for head in heads]
+    assert any(reply.startswith(b"HTTP/1.1 4") for reply, _, _ in expected)
+    for _ in range(3):
+        assert [await outcome(worker, head, UNTRUSTED) for head in heads] == expected
+
+
+async def test_no_more_is_remembered_than_a_bound(serve: Serve) -> None:
+    worker = serve()
+    client = worker.connect()
+    for number in range(3000):
+        client.send(get(f"/{number}", f"X: {number}"))
+        await turn(2)
+    known = worker.service.known_heads
+    assert 0 < len(known.lines) <= 1024
+    assert 0 < len(known.sections) <= 256
+    client.take()
+    assert await client.ask(get("/2999", "X: 2999")) == HELLO
+
+
+async def test_a_head_that_is_too_long_to_be_remembered_is_read_again(serve: Serve) -> None:
+    worker = serve()
+    client = worker.connect()
+    for _ in range(2):
+        assert await client.ask(get("/", "X: " + "y" * MOST_BYTES)) == HELLO
+    assert not worker.service.known_heads.sections
+
+
+@pytest.mark.unmeasured
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(st.sampled_from(HEADS), max_size=4),
+    st.sampled_from(HEADS),
+    st.floats(0, 1),
+    st.sampled_from([b"", b"\r\n", b"\n", b"\r", b" ", b"\0", b":", b"G", b"Content-Length: 1\r\n"]),
+    st.integers(0, 3),
+)
+def test_what_is_almost_a_known_head_is_read_by_itself(
+    before: list[bytes], head: bytes, place: float, junk: bytes, length: int
+) -> None:
+    at = round(place * len(head))
+    changed = head[:at] + junk + head[at + length :]
+
+    async def compare() -> None:
+        experienced = Worker(Witness(), {})
+        for other in [*before, head, changed]:
+            await outcome(experienced, other, UNTRUSTED)
+        expected = await first_outcome(Worker(Witness(), {}), changed)
+        assert await outcome(experienced, changed, UNTRUSTED) == expected
+        await experienced.close()
+
+    run(compare())

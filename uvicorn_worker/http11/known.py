@@ -1,0 +1,52 @@
+"""Heads that have come before: what the parser has made of them once holds for the same bytes again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+#: Bytes of a request whose head can be remembered, and how many field sections and request lines are.
+MOST_BYTES = 2048
+_MOST_SECTIONS = 256
+_MOST_LINES = 1024
+
+
+@dataclass(slots=True)
+class Section:
+    """What a field section says; not to be changed."""
+
+    #: In the kind of pairs that the interface shows, each the section's own.
+    fields: tuple[Any, ...]
+    #: The names and values, in turn, of those by which proxies tell of the client.
+    forwarded: tuple[bytes, ...]
+
+
+class KnownHeads:
+    """The request lines and field sections of usual requests, each as it was sent.
+
+    A client sends the same fields with every request, and asks for the same few targets. A section means the same
+    behind each of these lines: all are of HTTP/1.1, and none has another authority than its ``Host``.
+    """
+
+    __slots__ = ("lines", "sections", "sections_of_bodies")
+
+    def __init__(self) -> None:
+        #: The method and the target, as it was taken apart, by the line without its end.
+        self.lines: dict[bytes, tuple[str, Any]] = {}
+        #: By the section with the empty line behind it, where no body follows.
+        self.sections: dict[bytes, Section] = {}
+        #: By that and the length of the body.
+        self.sections_of_bodies: dict[tuple[bytes, int], Section] = {}
+
+    def add(self, line: bytes, request: tuple[str, Any], raw_section: bytes, section: Section, length: int) -> None:
+        """Remember a head that a body of this ``length`` follows; what is full begins anew."""
+        if len(self.lines) >= _MOST_LINES:
+            self.lines.clear()
+        self.lines[line] = request
+        if len(self.sections) + len(self.sections_of_bodies) >= _MOST_SECTIONS:
+            self.sections.clear()
+            self.sections_of_bodies.clear()
+        if length:
+            self.sections_of_bodies[raw_section, length] = section
+        else:
+            self.sections[raw_section] = section
