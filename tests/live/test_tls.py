@@ -1,6 +1,7 @@
 """TLS, by Gunicorn's settings."""
 
 import os
+import pwd
 import signal
 import socket
 import ssl
@@ -80,6 +81,26 @@ def test_tls_that_cannot_be_set_up_stops_the_start_with_one_line(
     assert line.startswith("Error: ")
     assert told in line
     assert "Traceback" not in ended.log
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, as a master is that changes its workers' user")
+def test_workers_of_another_user_need_not_be_able_to_read_the_key(serve: Serve, certificate: tuple[str, str]) -> None:
+    os.chmod(certificate[1], 0o600)
+    server = serve("apps:app", "--preload", "--user", "nobody", *files(certificate), workers=2)
+    assert {os.stat(f"/proc/{pid}").st_uid for pid in server.ready_workers()} == {pwd.getpwnam("nobody").pw_uid}
+    assert ask(server.address, trusting(certificate[0])).startswith(b"HTTP/1.1 200 ")
+    assert not server.log.lines(r"\[(WARNING|ERROR)\]")
+
+
+def test_ciphers_are_those_of_the_setting(serve: Serve, certificate: tuple[str, str]) -> None:
+    cipher, other = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"
+    server = serve("apps:app", *files(certificate), "--ciphers", cipher)
+    context = trusting(certificate[0])
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(other)
+    assert is_refused(server.address, context)
+    context.set_ciphers(f"{other}:{cipher}")
+    assert ask(server.address, context).startswith(b"HTTP/1.1 200 ")
 
 
 # -- the hook
