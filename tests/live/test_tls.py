@@ -5,6 +5,7 @@ import pwd
 import signal
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,21 @@ def ssl_context(config, default_ssl_context_factory):
     assert ask(server.address, context).startswith(b"HTTP/1.1 200 ")
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     assert is_refused(server.address, context)
+
+
+def test_a_key_with_a_password_can_be_loaded_by_the_hook(serve: Serve, certificate: tuple[str, str]) -> None:
+    key = f"{certificate[1]}.encrypted"
+    command = ["openssl", "pkey", "-in", certificate[1], "-out", key, "-aes256", "-passout", "pass:secret"]
+    subprocess.run(command, check=True, capture_output=True)
+    hook = """
+def ssl_context(config, default_ssl_context_factory):
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(config.certfile, config.keyfile, "secret")
+    return context
+"""
+    server = serve("apps:app", *files((certificate[0], key)), conf=hook)
+    assert ask(server.address, trusting(certificate[0])).startswith(b"HTTP/1.1 200 ")
 
 
 # -- certificates of clients
