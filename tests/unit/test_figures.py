@@ -62,6 +62,7 @@ SENTENCES = {
     "options": [f"up to {WORDS[2 * TICK]} late"],
     "running": [
         HEAD,
+        f"requests under way have {config.RELOAD_GRACE:g} seconds to end",
         f"when their receive calls have ended, or after {WORDS[config.RECEIVE_GRACE]}",
         f"that of the handshake is cancelled {WORDS[config.RECEIVE_GRACE]} after the last",
         f"is heeded within {WORDS[TICK]}",
