@@ -85,6 +85,11 @@ def test_a_format_is_filled_in_as_python_does_it(template: str, made: str) -> No
     assert line(template, entry()) == made
 
 
+def test_a_field_with_underscores_is_shown_by_its_own_name_alone() -> None:
+    of = entry((b"x_two", b"3"), (b"x-two", b"1"))
+    assert line("%({x_two}i)s %({x-two}i)s", of) == "3 1"
+
+
 def test_the_time_taken_is_told_in_full_where_it_is_more_than_a_day() -> None:
     of = entry(began=time.monotonic() - 90_000)
     seconds, milliseconds, microseconds, decimal = line("%(T)s %(M)s %(D)s %(L)s", of).split()
