@@ -63,8 +63,8 @@ SENTENCES = {
     "running": [
         HEAD,
         f"requests under way have {config.RELOAD_GRACE:g} seconds to end",
-        f"when their receive calls have ended, or after {WORDS[config.RECEIVE_GRACE]}",
-        f"that of the handshake is cancelled {WORDS[config.RECEIVE_GRACE]} after the last",
+        f"when its receive calls have ended, or after {WORDS[config.RECEIVE_GRACE]}",
+        f"the one for the handshake is cancelled {WORDS[config.RECEIVE_GRACE]} after the last",
         f"is heeded within {WORDS[TICK]}",
     ],
     "settings": [
