@@ -54,7 +54,7 @@ FOREIGN: Mapping[str, Foreign] = {
     "timeout_graceful_shutdown": Foreign("Gunicorn's graceful_timeout does that"),
     "ssl_keyfile": _TLS,
     "ssl_certfile": _TLS,
-    "ssl_keyfile_password": _TLS,
+    "ssl_keyfile_password": _TLS._replace(advice="Gunicorn's ssl_context hook can load the key with its password"),
     "ssl_version": _TLS._replace(fine=(17,)),
     "ssl_cert_reqs": _TLS._replace(fine=(0,)),
     "ssl_ca_certs": _TLS,

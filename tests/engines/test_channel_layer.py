@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import queue
 import socket
@@ -37,11 +38,11 @@ HELLO = {"type": "chat.message", "text": "hello"}
 class Worker:
     """One whose groups run in a thread of its own, as those of a process of its own."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **settings: Any) -> None:
         self.log = Log()
         self._runner = asyncio.Runner()
-        self._loop = self._runner.get_loop()
-        self.groups = Groups(Settings(groups=url), self.log, self._loop.call_soon)
+        self.loop = self._runner.get_loop()
+        self.groups = Groups(Settings(groups=url, **settings), self.log, self.loop.call_soon)
         self._end = asyncio.Event()
         self._thread = threading.Thread(target=self._runner.run, args=(self._live(),))
 
@@ -50,21 +51,21 @@ class Worker:
         await self.groups.engine.stop()
 
     def __enter__(self) -> Worker:
-        worker_groups.enrol(self._loop, self.groups)
+        worker_groups.enrol(self.loop, self.groups)
         self.groups.hooks = []  # those of both workers, which have a process each
         self._thread.start()
         self.run(self.groups.start(engine_of(self.groups.url, None, self.log)))
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        worker_groups.dismiss(self._loop)
-        self._loop.call_soon_threadsafe(self._end.set)
+        worker_groups.dismiss(self.loop)
+        self.loop.call_soon_threadsafe(self._end.set)
         self._thread.join()
         self._runner.close()
 
     def begin(self, coroutine: Coroutine[Any, Any, Result]) -> Any:
         """What is done in this worker, as a future of another thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
         result: Result = self.begin(coroutine).result(DEADLINE)
@@ -461,15 +462,40 @@ def test_configuration_that_can_not_be_used_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("outsiders")
-def test_a_layer_with_an_engine_of_its_own_meets_workers_that_have_it(url: str) -> None:
+@pytest.mark.parametrize("by_variable", [False, True], ids=["by CONFIG", "by the variable, over CONFIG"])
+def test_a_layer_with_an_engine_of_its_own_meets_workers_that_have_it(
+    url: str, by_variable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if by_variable:
+        monkeypatch.setenv("UVICORN_WORKER_GROUPS", url)
     with Worker("local://") as one, Worker(url) as other:
-        layer = GroupsChannelLayer(groups=url)
+        layer = GroupsChannelLayer(groups="local:///proc/nowhere" if by_variable else url)
         here, there = one.run(layer.new_channel()), other.run(layer.new_channel())
         for worker, channel in ((one, here), (other, there)):
             worker.run(layer.group_add("chat", channel))
         for worker in (one, other):
             worker.run(layer.group_send("chat", HELLO))
             assert one.run(layer.receive(here)) == other.run(layer.receive(there)) == HELLO
+
+
+def test_other_programs_speak_to_members_through_redis(layer: GroupsChannelLayer, redis_server: RedisServer) -> None:
+    with Worker(redis_server.url) as one:
+        channel = one.run(layer.new_channel())
+        one.run(layer.group_add("chat", channel))
+        redis_server.admin.publish("asgi:group:chat", json.dumps(HELLO))
+        assert one.run(layer.receive(channel)) == HELLO
+
+
+def test_a_gap_takes_no_channel_out_of_its_groups_even_if_members_are_to_be_closed(
+    layer: GroupsChannelLayer, directory: str
+) -> None:
+    with Worker(f"local://{directory}", groups_gap="close") as one:
+        channel = one.run(layer.new_channel())
+        one.run(layer.group_add("chat", channel))
+        one.loop.call_soon_threadsafe(one.groups.has_missed, Gap("a test says so", None, 0.0))
+        one.run(layer.group_send("chat", HELLO))
+        assert one.run(layer.receive(channel)) == HELLO
+        assert one.groups.stats()["gaps"] == 1
 
 
 @pytest.mark.usefixtures("outsiders")

@@ -2,11 +2,12 @@
 
 import re
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
-from .client import request
+from .client import DEADLINE, request
 from .harness import SERVED, Serve, Server, eventually
 
 pytestmark = pytest.mark.unmeasured
@@ -92,6 +93,25 @@ def test_there_is_no_log_where_none_is_asked_for(serve: Serve) -> None:
     assert server.ask("/plain").status == 200
     assert server.ask("/created").status == 201
     assert server.log.lines("^access") == []
+
+
+@pytest.mark.parametrize("option", [(), ("--disable-redirect-access-to-syslog",)], ids=["as it is", "disabled"])
+@pytest.mark.parametrize("access", [ACCESS, ACCESS[2:]], ids=["beside a log", "alone"])
+def test_syslog_has_the_lines_unless_that_is_disabled(
+    serve: Serve, access: tuple[str, ...], option: tuple[str, ...]
+) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as syslog:
+        syslog.settimeout(DEADLINE)
+        syslog.bind(("127.0.0.1", 0))
+        address = "udp://{}:{}".format(*syslog.getsockname())
+        server = serve("log_apps:app", *access, "--log-syslog", "--log-syslog-to", address, *option)
+        assert server.ask("/plain").status == 200
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        told = [syslog.recv(1024)]
+        while b"Shutting down: Master" not in told[-1]:
+            told.append(syslog.recv(1024))
+    assert sum(b"access /plain 200 5" in line for line in told) == (0 if option else 1)
 
 
 # Otherwise than a WSGI worker.

@@ -1,6 +1,7 @@
 """Starting: the ways to name the worker, its options, and the failures that stop the master at once."""
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,30 @@ def test_a_module_that_fails_at_import_stops_the_master_with_3(tmp_path: Path, s
     assert ended.status == 3
     assert ended.boots == 1
     assert told in ended.log
+
+
+@pytest.mark.unmeasured
+@pytest.mark.parametrize(
+    ("change", "told", "status"),
+    [
+        ("raise RuntimeError('not today')\n", "RuntimeError: not today", 3),
+        ("import no_such_module\n", "No module named 'no_such_module'", 4),
+        ("app = 5\n", "must be callable", 4),
+    ],
+    ids=["raises", "lacks a module", "no application"],
+)
+def test_an_application_that_can_not_be_loaded_after_a_reload_stops_the_master(
+    serve: Serve, tmp_path: Path, change: str, told: str, status: int
+) -> None:
+    module = tmp_path / "made.py"
+    module.write_text("from apps import app\n")
+    server = serve("made:app", env={"PYTHONDONTWRITEBYTECODE": "1"})
+    assert server.ask("/hello").status == 200
+    module.write_text(change)
+    start = server.log.position()
+    server.signal(signal.SIGHUP)
+    assert server.wait() == status
+    assert server.log.lines(told, after=start)
 
 
 THREAD = "import threading, time\nthreading.Thread(target=time.sleep, args=(120,)).start()\n"

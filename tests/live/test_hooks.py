@@ -180,3 +180,13 @@ def test_statsd_is_told_of_handshakes_and_of_what_is_refused(serve: Serve, stats
         statsd.metrics_until("gunicorn.request.status.101:1|c")
     server.connect(request("/plain", host=None)).reply()
     statsd.metrics_until("gunicorn.request.status.400:1|c")
+
+
+@pytest.mark.parametrize("logged", [False, True], ids=["no log", "log"])
+def test_statsd_is_told_though_the_option_access_log_is_off(serve: Serve, statsd: Statsd, logged: bool) -> None:
+    options = ("--access-logfile", "-") if logged else ()
+    env = {"UVICORN_WORKER_ACCESS_LOG": "false"}
+    server = serve("log_apps:app", "--statsd-host", statsd.address, *options, env=env)
+    assert server.ask("/plain").status == 200
+    statsd.metrics_until("gunicorn.request.status.200:1|c")
+    assert len(server.log.lines('"GET /plain')) == (1 if logged else 0)

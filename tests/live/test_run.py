@@ -1,5 +1,6 @@
 """`uvicorn_worker.run`: the same server in the calling process."""
 
+import json
 import signal
 import socket
 from collections.abc import Iterator
@@ -40,14 +41,19 @@ print("run has returned")
 class Running:
     """A process that has called `run`."""
 
-    def __init__(self, folder: Path, script: str = SCRIPT) -> None:
+    def __init__(self, folder: Path, script: str = SCRIPT, **env: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.address = listener.getsockname()
         (folder / "script.py").write_text(script)
         self.log = Log()
-        self.process = spawn(["script.py", str(self.address[1])], self.log, cwd=folder)
+        self.process = spawn(["script.py", str(self.address[1])], self.log, cwd=folder, env=env)
         eventually(lambda: not refuses_connections(*self.address) or self.process.poll() is not None)
         assert self.process.poll() is None, str(self.log)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.log.wait_for_end()
 
     def assert_returned(self) -> None:
         assert self.process.wait(20) == 0
@@ -60,9 +66,7 @@ class Running:
 def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
     running = Running(tmp_path, request.param)
     yield running
-    running.process.kill()
-    running.process.wait()
-    running.log.wait_for_end()
+    running.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -96,6 +100,26 @@ def test_a_second_interrupt_does_not_wait_for_a_request_that_hangs(running: Runn
         eventually(lambda: refuses_connections(*running.address))
         running.process.send_signal(signal.SIGINT)
         running.assert_returned()
+
+
+WITH_OPTIONS = SCRIPT.replace("[1])", "[1]), server_header='mine', root_path='/argument'")
+
+
+@pytest.mark.parametrize("running", [WITH_OPTIONS], indirect=True, ids=[""])
+def test_options_are_keyword_arguments(running: Running) -> None:
+    with Wire(running.address) as wire:
+        reply = wire.ask("/what")
+    assert reply.headers["server"] == "mine"
+    assert json.loads(reply.body)["root_path"] == "/argument"
+
+
+def test_options_of_the_environment_win_over_arguments(tmp_path: Path) -> None:
+    running = Running(tmp_path, WITH_OPTIONS, UVICORN_WORKER_ROOT_PATH="/environment")
+    try:
+        with Wire(running.address) as wire:
+            assert json.loads(wire.ask("/what").body)["root_path"] == "/environment"
+    finally:
+        running.kill()
 
 
 @pytest.mark.parametrize("script", [SCRIPT, IN_A_LOOP], ids=["", "where a loop runs"])

@@ -1,9 +1,11 @@
 """TLS, by Gunicorn's settings."""
 
 import os
+import pwd
 import signal
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,26 @@ def test_tls_that_cannot_be_set_up_stops_the_start_with_one_line(
     assert "Traceback" not in ended.log
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to be root, as a master is that changes its workers' user")
+def test_workers_of_another_user_need_not_be_able_to_read_the_key(serve: Serve, certificate: tuple[str, str]) -> None:
+    os.chmod(certificate[1], 0o600)
+    server = serve("apps:app", "--preload", "--user", "nobody", *files(certificate), workers=2)
+    assert {os.stat(f"/proc/{pid}").st_uid for pid in server.ready_workers()} == {pwd.getpwnam("nobody").pw_uid}
+    assert ask(server.address, trusting(certificate[0])).startswith(b"HTTP/1.1 200 ")
+    assert not server.log.lines(r"\[(WARNING|ERROR)\]")
+
+
+def test_ciphers_are_those_of_the_setting(serve: Serve, certificate: tuple[str, str]) -> None:
+    cipher, other = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"
+    server = serve("apps:app", *files(certificate), "--ciphers", cipher)
+    context = trusting(certificate[0])
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(other)
+    assert is_refused(server.address, context)
+    context.set_ciphers(f"{other}:{cipher}")
+    assert ask(server.address, context).startswith(b"HTTP/1.1 200 ")
+
+
 # -- the hook
 
 
@@ -100,6 +122,21 @@ def ssl_context(config, default_ssl_context_factory):
     assert ask(server.address, context).startswith(b"HTTP/1.1 200 ")
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     assert is_refused(server.address, context)
+
+
+def test_a_key_with_a_password_can_be_loaded_by_the_hook(serve: Serve, certificate: tuple[str, str]) -> None:
+    key = f"{certificate[1]}.encrypted"
+    command = ["openssl", "pkey", "-in", certificate[1], "-out", key, "-aes256", "-passout", "pass:secret"]
+    subprocess.run(command, check=True, capture_output=True)
+    hook = """
+def ssl_context(config, default_ssl_context_factory):
+    import ssl
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(config.certfile, config.keyfile, "secret")
+    return context
+"""
+    server = serve("apps:app", *files((certificate[0], key)), conf=hook)
+    assert ask(server.address, trusting(certificate[0])).startswith(b"HTTP/1.1 200 ")
 
 
 # -- certificates of clients

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,6 +83,17 @@ def test_a_format_that_can_not_be_compiled_is_an_error(template: str) -> None:
 )
 def test_a_format_is_filled_in_as_python_does_it(template: str, made: str) -> None:
     assert line(template, entry()) == made
+
+
+def test_a_field_with_underscores_is_shown_by_its_own_name_alone() -> None:
+    of = entry((b"x_two", b"3"), (b"x-two", b"1"))
+    assert line("%({x_two}i)s %({x-two}i)s", of) == "3 1"
+
+
+def test_the_time_taken_is_told_in_full_where_it_is_more_than_a_day() -> None:
+    of = entry(began=time.monotonic() - 90_000)
+    seconds, milliseconds, microseconds, decimal = line("%(T)s %(M)s %(D)s %(L)s", of).split()
+    assert min(float(seconds), float(decimal), int(milliseconds) / 1e3, int(microseconds) / 1e6) >= 90_000
 
 
 def test_a_number_that_its_conversion_can_not_show_is_an_error_of_its_line() -> None:

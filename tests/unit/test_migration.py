@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from gunicorn.config import make_settings
 
 from uvicorn_worker.errors import InvalidOption
 from uvicorn_worker.migration import FOREIGN
@@ -74,7 +77,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("env_file", ".env", "raw_env"),
     ("ssl_keyfile", "key.pem", "keyfile"),
     ("ssl_certfile", "cert.pem", "certfile"),
-    ("ssl_keyfile_password", "secret", "keyfile"),
+    ("ssl_keyfile_password", "secret", "ssl_context hook"),
     ("ssl_cert_reqs", 2, "keyfile"),
     ("ssl_ca_certs", "ca.pem", "keyfile"),
     ("ssl_ciphers", "AES", "keyfile"),
@@ -130,6 +133,33 @@ FINE: list[tuple[str, Any]] = [
 def read(name: str, value: Any) -> tuple[dict[str, Any], list[str]]:
     notices: list[str] = []
     return read_options({name: value}, {}, notice=notices.append), notices
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "asgi3.rst").read_text(encoding="utf-8")
+
+#: What uvicorn's command line takes, and what it takes beside parameters of ``Config``.
+FLAGS = {"headers": "header", "reload_dirs": "reload-dir", "reload_includes": "reload-include"}
+FLAGS |= {"reload_excludes": "reload-exclude", "app_dir": "app-dir"}
+
+#: Those of Gunicorn that its oldest release here lacks.
+NEW_FLAGS = {"--asgi-loop", "--asgi-lifespan", "--root-path"}
+
+#: Parameters that its command line does not take.
+UNFLAGGED = {"app", "timeout_notify", "callback_notify", "ssl_context_factory"}
+
+
+def test_each_option_of_the_command_line_of_uvicorn_is_told_of() -> None:
+    flags = {FLAGS.get(name, name.replace("_", "-")) for name in {*DEFAULTS, "app_dir"} - UNFLAGGED}
+    rows = re.findall(r"(?m)^   \* - ((?:.+\n)+?)     - ", PAGE)
+    assert {flag for row in rows for flag in re.findall(r"``--([\w-]+)``", row)} == flags
+
+
+def test_each_option_of_gunicorns_that_takes_the_place_of_one_is_there() -> None:
+    known = {flag for setting in make_settings().values() for flag in setting.cli or ()}
+    cells = re.findall(r"(?m)^     - ((?:.+\n)+?)(?=   \* - |\n|\Z)", PAGE)
+    named = {flag for cell in cells for flag in re.findall(r"``(--[\w-]+)", cell)}
+    assert len(named) > 20
+    assert named - known <= NEW_FLAGS
 
 
 def test_each_parameter_of_uvicorn_is_an_option_or_has_a_word() -> None:

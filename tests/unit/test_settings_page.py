@@ -67,6 +67,15 @@ def test_a_row_has_one_of_the_verdicts_that_the_page_explains(name: str) -> None
     assert ROWS[name].meaning or verdict in ("honoured", "master's"), "say why"
 
 
+def test_a_setting_exists_since_the_version_that_the_page_says() -> None:
+    said = {name: re.match(r"Gunicorn ([\d.]+) and later", row.meaning) for name, row in ROWS.items()}
+    since = {name: found[1] for name, found in said.items() if found and name in make_settings()}
+    for name, version in since.items():
+        added = re.search(r"versionadded:: (\d+\.\d+)\.", make_settings()[name].desc)
+        assert added and added[1].removesuffix(".0") == version, name
+    assert since or gunicorn.version_info < (24, 0)
+
+
 def test_what_the_page_calls_refused_or_warned_is_what_the_code_does() -> None:
     assert named("refused") == REFUSED.keys()
     assert named("warned") == WARNED.keys()

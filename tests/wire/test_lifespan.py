@@ -289,6 +289,25 @@ def test_a_server_whose_application_does_not_start_does_not_serve() -> None:
     run(main())
 
 
+def test_without_a_timeout_an_application_may_take_any_time_to_start() -> None:
+    async def slow(scope: Event, receive: Receive, send: Send) -> None:
+        await receive()
+        await turn()
+        await send(STARTED)
+        await receive()
+        await send(STOPPED)
+
+    async def main() -> None:
+        server = server_of(slow, Log(), lifespan_timeout=0)
+        serving = asyncio.create_task(server.serve())
+        await turn(30)
+        assert server.started
+        server.stop()
+        await asyncio.wait_for(serving, 5)
+
+    run(main())
+
+
 def test_a_server_has_its_application_stop_last() -> None:
     async def main() -> None:
         log, app = Log(), App()

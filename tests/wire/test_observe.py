@@ -66,7 +66,7 @@ async def test_a_record_says_what_was_asked_and_answered(serve: Serve) -> None:
     app = Script({"status": 201, "headers": [(b"X-A", b"b")], "content": b"hello"})
     worker = serve(app, root_path="/mount")
     access = observe(worker)
-    await worker.connect().ask(post("/a%20b?c=d", b"body", "User-Agent: me", "X-Two: 1", "X-Two: 2", "X_Two: 3"))
+    await worker.connect().ask(post("/mount/a%20b?c=d", b"body", "User-Agent: me", "X-Two: 1", "X-Two: 2", "X_Two: 3"))
     [(response, request, environ, _)] = access.records
     assert response.status == "201 Created"
     assert response.headers == [("X-A", "b")]
@@ -74,8 +74,8 @@ async def test_a_record_says_what_was_asked_and_answered(serve: Serve) -> None:
     assert ("USER-AGENT", "me") in request.headers
     assert ("X_TWO", "3") in request.headers
     assert environ["REQUEST_METHOD"] == "POST"
-    assert environ["RAW_URI"] == "/a%20b?c=d"
-    assert environ["PATH_INFO"] == "/a b"
+    assert environ["RAW_URI"] == "/mount/a%20b?c=d"
+    assert environ["PATH_INFO"] == "/mount/a b"  # whole, though there is a root_path
     assert environ["QUERY_STRING"] == "c=d"
     assert environ["SCRIPT_NAME"] == "/mount"
     assert environ["SERVER_PROTOCOL"] == "HTTP/1.1"

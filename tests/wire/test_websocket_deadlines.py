@@ -220,6 +220,18 @@ async def test_a_client_that_does_not_answer_a_close_is_cut_off(serve: Serve) ->
     assert app.calls == ["connect", "go", (4000, "")]
 
 
+async def test_without_a_deadline_a_client_may_take_any_time_to_close(serve: Serve) -> None:
+    app = Sends({"close": 4000})
+    worker = serve(app, ws_close_timeout=0.0)
+    socket = await connect(worker)
+    await socket.ask(text("go"))
+    await worker.wait(100)
+    assert socket.state == "open"
+    socket.send(close(4000))
+    await turn()
+    assert app.calls == ["connect", "go", (4000, "")]
+
+
 @pytest.mark.parametrize("chatter", [text("a"), frame(PING), frame(PONG), frame(0x01, b"a")[:3], binary(bytes(70_000))])
 async def test_a_client_that_goes_on_talking_is_closed_in_time_too(serve: Serve, chatter: bytes) -> None:
     app = Sends({"close": True})

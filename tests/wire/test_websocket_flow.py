@@ -120,6 +120,16 @@ async def test_the_call_for_the_handshake_is_no_receive_call(serve: Serve) -> No
     end.set()
 
 
+async def test_with_a_queue_of_one_receive_calls_do_not_overlap(serve: Serve) -> None:
+    app = Hold()
+    socket = await connect(serve(app, ws_max_queue=1))
+    socket.send(*numbers(1, 2, 3))
+    for order in ("1", "2", "3"):
+        await turn()
+        assert app.calls[-1] == order
+        await app.let_go()
+
+
 async def test_neither_ping_nor_close_is_read_past_the_bound(serve: Serve) -> None:
     """A close behind messages that were not delivered would have to come before them."""
     app = Hold()

@@ -8,7 +8,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from ..client import request
-from ..harness import Serve, memory
+from ..harness import Serve, memory, needs_setting
 from .conftest import FRAMEWORKS, SIZE_OF_BIG_FILE, Site, client_of
 
 pytestmark = pytest.mark.unmeasured
@@ -225,6 +225,19 @@ def test_term_lets_requests_and_background_tasks_finish_before_the_shutdown(serv
     gone = "disconnected" if framework == "quart" else "disconnected 1012"  # Quart does not tell its handlers of codes.
     assert any(line.startswith(gone) for line in lines)
     assert not server.log.lines(r"Traceback|\[ERROR\]")
+
+
+@needs_setting("asgi_disconnect_grace_period")
+@pytest.mark.parametrize("framework", ["fastapi", "starlette"])
+def test_a_stream_that_sends_nothing_ends_after_the_grace_period_where_starlette_would_go_on(
+    serve: Serve, framework: str
+) -> None:
+    server = serve(f"frameworks.{framework}_app:app", "--asgi-disconnect-grace-period", "0")
+    wire = server.connect(request("/silent_events/grace"))
+    wire.until(b"data: 0")
+    wire.close()
+    server.log.wait_for("^closed grace")
+    assert not server.log.lines(r"Traceback|\[(WARNING|ERROR)\]")
 
 
 def test_endless_events_are_cancelled_at_the_end_of_graceful_timeout(serve: Serve) -> None:
