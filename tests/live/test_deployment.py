@@ -1,4 +1,7 @@
-"""The files of examples/deployment, as far as they can be tried without being root on a machine of their own."""
+"""The files of examples/deployment, as far as they can be tried without being root on a machine of their own.
+
+docs/deployment.rst says what was tried on one.
+"""
 
 import json
 import os
@@ -7,10 +10,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -30,6 +35,11 @@ def unit(name: str) -> ConfigParser:
     parser = ConfigParser(strict=True, interpolation=None)
     parser.read_string((FILES / name).read_text())
     return parser
+
+
+def copy_production(folder: Path) -> None:
+    for file in ("app.py", "gunicorn.conf.py"):
+        shutil.copy(PRODUCTION / file, folder)
 
 
 def setting(name: str) -> str:
@@ -180,8 +190,7 @@ def manifests() -> dict[str, Any]:
 def test_the_command_of_the_container_serves_at_the_port_that_it_tells_and_stops_at_term(tmp_path: Path) -> None:
     command = yaml.safe_load(instructions()["CMD"])
     assert command == ["gunicorn", "--bind", f"0.0.0.0:{instructions()['EXPOSE']}"]
-    for file in ("app.py", "gunicorn.conf.py"):
-        shutil.copy(PRODUCTION / file, tmp_path)
+    copy_production(tmp_path)
     log = Log()
     process = spawn(["-m", "gunicorn", "--bind", "127.0.0.1:0"], log, cwd=tmp_path, env={"WEB_CONCURRENCY": "1"})
     try:
@@ -193,6 +202,39 @@ def test_the_command_of_the_container_serves_at_the_port_that_it_tells_and_stops
     finally:
         process.kill()
         process.wait()
+
+
+#: A wheel with as little as pip takes.
+WHEEL = {
+    "hello.py": "",
+    "hello-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: hello\nVersion: 1.0\n",
+    "hello-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "hello-1.0.dist-info/RECORD": "",
+}
+
+
+def test_a_wheel_that_the_requirements_name_is_in_the_image_when_they_are_installed(tmp_path: Path) -> None:
+    context, image, installed = (tmp_path / name for name in ("context", "image", "installed"))
+    context.mkdir()
+    image.mkdir()
+    (context / "requirements.txt").write_text("./hello-1.0-py3-none-any.whl\n")
+    with ZipFile(context / "hello-1.0-py3-none-any.whl", "w") as wheel:
+        for name, text in WHEEL.items():
+            wheel.writestr(name, text)
+    steps = re.search(r"^COPY (.+) \./\nRUN pip (.+)$", (FILES / "Containerfile").read_text(), re.MULTILINE)
+    assert steps
+    for pattern in steps[1].split():
+        for path in context.glob(pattern):
+            shutil.copy(path, image)
+    command = [sys.executable, "-m", "pip", *steps[2].split(), "--no-index", "--target", str(installed)]
+    done = subprocess.run(command, cwd=image, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (installed / "hello.py").exists()
+
+
+def test_docker_is_told_to_wait_for_longer_than_requests_may_take() -> None:
+    seconds = re.findall(r"--stop-timeout (\d+)", (FILES / "Containerfile").read_text())
+    assert [int(each) > int(setting("graceful_timeout")) for each in seconds] == [True]
 
 
 def test_kubernetes_asks_and_stops_the_container_as_it_is_served(serve: Serve) -> None:
