@@ -6,6 +6,7 @@ docs/deployment.rst says what was tried on one.
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -31,8 +32,8 @@ NGINX = shutil.which("nginx", path=os.environ["PATH"] + os.pathsep + "/usr/sbin"
 
 
 def unit(name: str) -> ConfigParser:
-    """A unit of systemd."""
-    parser = ConfigParser(strict=True, interpolation=None)
+    """A unit of systemd; of what it has several times, as commands, the last."""
+    parser = ConfigParser(strict=False, interpolation=None)
     parser.read_string((FILES / name).read_text())
     return parser
 
@@ -106,14 +107,34 @@ def test_the_units_agree_with_each_other_and_the_configuration() -> None:
     # As above, without arguments: the configuration beside the application says what is served.
     assert service["Service"]["ExecStart"] == service["Service"]["WorkingDirectory"] + "/.venv/bin/gunicorn"
     assert int(service["Service"]["TimeoutStopSec"]) > int(setting("graceful_timeout"))
+    # With a limit, systemd gives up the socket together with the service that could not be started.
+    assert service["Unit"]["StartLimitIntervalSec"] == "0"
     assert f"server unix:{listens['Socket']['ListenStream']} " in (FILES / "nginx.conf").read_text()
+
+
+def test_a_reload_asks_first_whether_the_application_can_be_loaded(tmp_path: Path) -> None:
+    check, tell = map(shlex.split, re.findall(r"^ExecReload=(.+)$", (FILES / "app.service").read_text(), re.MULTILINE))
+    assert check[0] == unit("app.service")["Service"]["WorkingDirectory"] + "/.venv/bin/python"
+    assert tell == ["/bin/kill", "-s", "HUP", "$MAINPID"]
+    copy_production(tmp_path)
+
+    def ask() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, *check[1:]]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert ask().returncode == 0
+    with (tmp_path / "app.py").open("a") as file:
+        file.write("import nothing_of_the_kind\n")
+    refused = ask()
+    assert refused.returncode != 0
+    assert "No module named 'nothing_of_the_kind'" in refused.stderr
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
     for name in ("app.service", "app.socket"):
         text = (FILES / name).read_text()
-        (tmp_path / name).write_text(text.replace("/srv/app/.venv/bin/gunicorn", "/bin/true"))
+        (tmp_path / name).write_text(re.sub(r"/srv/app/\.venv/bin/\w+", "/bin/true", text))
     command = ["systemd-analyze", "verify", str(tmp_path / "app.service"), str(tmp_path / "app.socket")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
