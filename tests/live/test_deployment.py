@@ -161,16 +161,21 @@ http {{
 """
 
 
+def nginx_at(address: str, folder: Path, *sites: str) -> list[str]:
+    """The command of an nginx with the file as it stands but for where it listens, in front of `app.sock`."""
+    assert NGINX
+    conf = (FILES / "nginx.conf").read_text().replace("listen 80 ", f"listen {address} ")
+    conf = conf.replace("unix:/run/app.sock", f"unix:{folder}/app.sock")
+    (folder / "nginx.conf").write_text(AROUND.format(folder=folder, conf="\n".join([conf, *sites])))
+    return [NGINX, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"]
+
+
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[str]:
-    """nginx, with the file as it stands but for where it listens, in front of `app.sock`; its address."""
-    assert NGINX
+    """The address of an nginx that runs."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = "{}:{}".format(*free.getsockname())
-    conf = (FILES / "nginx.conf").read_text().replace("listen 80;", f"listen {address};")
-    conf = conf.replace("unix:/run/app.sock", f"unix:{tmp_path}/app.sock")
-    (tmp_path / "nginx.conf").write_text(AROUND.format(folder=tmp_path, conf=conf))
-    process = subprocess.Popen([NGINX, "-e", "stderr", "-p", str(tmp_path), "-c", "nginx.conf"], start_new_session=True)
+    process = subprocess.Popen(nginx_at(address, tmp_path), start_new_session=True)
     try:
         eventually(lambda: process.poll() is not None or (tmp_path / "nginx.pid").exists())
         yield address
@@ -192,6 +197,15 @@ def test_requests_and_websockets_come_through_nginx_and_tell_of_their_client(
         message = json.loads(client.recv())
     assert message["client"] == ["127.0.0.1", 0]
     assert message["scheme"] == "ws"
+
+
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+def test_nginx_refuses_another_default_site_that_would_get_the_requests(tmp_path: Path) -> None:
+    other = "server { listen 127.0.0.1:80 default_server; }"
+    command = [*nginx_at("127.0.0.1:80", tmp_path, other), "-t"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "a duplicate default server for 127.0.0.1:80" in done.stderr
 
 
 # -- containers
