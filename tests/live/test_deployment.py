@@ -1,16 +1,22 @@
-"""The files of examples/deployment, as far as they can be tried without being root on a machine of their own."""
+"""The files of examples/deployment, as far as they can be tried without being root on a machine of their own.
+
+docs/deployment.rst says what was tried on one.
+"""
 
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -26,10 +32,15 @@ NGINX = shutil.which("nginx", path=os.environ["PATH"] + os.pathsep + "/usr/sbin"
 
 
 def unit(name: str) -> ConfigParser:
-    """A unit of systemd."""
-    parser = ConfigParser(strict=True, interpolation=None)
+    """A unit of systemd; of what it has several times, as commands, the last."""
+    parser = ConfigParser(strict=False, interpolation=None)
     parser.read_string((FILES / name).read_text())
     return parser
+
+
+def copy_production(folder: Path) -> None:
+    for file in ("app.py", "gunicorn.conf.py"):
+        shutil.copy(PRODUCTION / file, folder)
 
 
 def setting(name: str) -> str:
@@ -96,14 +107,34 @@ def test_the_units_agree_with_each_other_and_the_configuration() -> None:
     # As above, without arguments: the configuration beside the application says what is served.
     assert service["Service"]["ExecStart"] == service["Service"]["WorkingDirectory"] + "/.venv/bin/gunicorn"
     assert int(service["Service"]["TimeoutStopSec"]) > int(setting("graceful_timeout"))
+    # With a limit, systemd gives up the socket together with the service that could not be started.
+    assert service["Unit"]["StartLimitIntervalSec"] == "0"
     assert f"server unix:{listens['Socket']['ListenStream']} " in (FILES / "nginx.conf").read_text()
+
+
+def test_a_reload_asks_first_whether_the_application_can_be_loaded(tmp_path: Path) -> None:
+    check, tell = map(shlex.split, re.findall(r"^ExecReload=(.+)$", (FILES / "app.service").read_text(), re.MULTILINE))
+    assert check[0] == unit("app.service")["Service"]["WorkingDirectory"] + "/.venv/bin/python"
+    assert tell == ["/bin/kill", "-s", "HUP", "$MAINPID"]
+    copy_production(tmp_path)
+
+    def ask() -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, *check[1:]]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert ask().returncode == 0
+    with (tmp_path / "app.py").open("a") as file:
+        file.write("import nothing_of_the_kind\n")
+    refused = ask()
+    assert refused.returncode != 0
+    assert "No module named 'nothing_of_the_kind'" in refused.stderr
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_finds_no_fault_with_the_units(tmp_path: Path) -> None:
     for name in ("app.service", "app.socket"):
         text = (FILES / name).read_text()
-        (tmp_path / name).write_text(text.replace("/srv/app/.venv/bin/gunicorn", "/bin/true"))
+        (tmp_path / name).write_text(re.sub(r"/srv/app/\.venv/bin/\w+", "/bin/true", text))
     command = ["systemd-analyze", "verify", str(tmp_path / "app.service"), str(tmp_path / "app.socket")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -130,16 +161,21 @@ http {{
 """
 
 
+def nginx_at(address: str, folder: Path, *sites: str) -> list[str]:
+    """The command of an nginx with the file as it stands but for where it listens, in front of `app.sock`."""
+    assert NGINX
+    conf = (FILES / "nginx.conf").read_text().replace("listen 80 ", f"listen {address} ")
+    conf = conf.replace("unix:/run/app.sock", f"unix:{folder}/app.sock")
+    (folder / "nginx.conf").write_text(AROUND.format(folder=folder, conf="\n".join([conf, *sites])))
+    return [NGINX, "-e", "stderr", "-p", str(folder), "-c", "nginx.conf"]
+
+
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[str]:
-    """nginx, with the file as it stands but for where it listens, in front of `app.sock`; its address."""
-    assert NGINX
+    """The address of an nginx that runs."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = "{}:{}".format(*free.getsockname())
-    conf = (FILES / "nginx.conf").read_text().replace("listen 80;", f"listen {address};")
-    conf = conf.replace("unix:/run/app.sock", f"unix:{tmp_path}/app.sock")
-    (tmp_path / "nginx.conf").write_text(AROUND.format(folder=tmp_path, conf=conf))
-    process = subprocess.Popen([NGINX, "-e", "stderr", "-p", str(tmp_path), "-c", "nginx.conf"], start_new_session=True)
+    process = subprocess.Popen(nginx_at(address, tmp_path), start_new_session=True)
     try:
         eventually(lambda: process.poll() is not None or (tmp_path / "nginx.pid").exists())
         yield address
@@ -163,6 +199,15 @@ def test_requests_and_websockets_come_through_nginx_and_tell_of_their_client(
     assert message["scheme"] == "ws"
 
 
+@pytest.mark.skipif(NGINX is None, reason="needs nginx")
+def test_nginx_refuses_another_default_site_that_would_get_the_requests(tmp_path: Path) -> None:
+    other = "server { listen 127.0.0.1:80 default_server; }"
+    command = [*nginx_at("127.0.0.1:80", tmp_path, other), "-t"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0
+    assert "a duplicate default server for 127.0.0.1:80" in done.stderr
+
+
 # -- containers
 
 
@@ -180,8 +225,7 @@ def manifests() -> dict[str, Any]:
 def test_the_command_of_the_container_serves_at_the_port_that_it_tells_and_stops_at_term(tmp_path: Path) -> None:
     command = yaml.safe_load(instructions()["CMD"])
     assert command == ["gunicorn", "--bind", f"0.0.0.0:{instructions()['EXPOSE']}"]
-    for file in ("app.py", "gunicorn.conf.py"):
-        shutil.copy(PRODUCTION / file, tmp_path)
+    copy_production(tmp_path)
     log = Log()
     process = spawn(["-m", "gunicorn", "--bind", "127.0.0.1:0"], log, cwd=tmp_path, env={"WEB_CONCURRENCY": "1"})
     try:
@@ -193,6 +237,39 @@ def test_the_command_of_the_container_serves_at_the_port_that_it_tells_and_stops
     finally:
         process.kill()
         process.wait()
+
+
+#: A wheel with as little as pip takes.
+WHEEL = {
+    "hello.py": "",
+    "hello-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: hello\nVersion: 1.0\n",
+    "hello-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "hello-1.0.dist-info/RECORD": "",
+}
+
+
+def test_a_wheel_that_the_requirements_name_is_in_the_image_when_they_are_installed(tmp_path: Path) -> None:
+    context, image, installed = (tmp_path / name for name in ("context", "image", "installed"))
+    context.mkdir()
+    image.mkdir()
+    (context / "requirements.txt").write_text("./hello-1.0-py3-none-any.whl\n")
+    with ZipFile(context / "hello-1.0-py3-none-any.whl", "w") as wheel:
+        for name, text in WHEEL.items():
+            wheel.writestr(name, text)
+    steps = re.search(r"^COPY (.+) \./\nRUN pip (.+)$", (FILES / "Containerfile").read_text(), re.MULTILINE)
+    assert steps
+    for pattern in steps[1].split():
+        for path in context.glob(pattern):
+            shutil.copy(path, image)
+    command = [sys.executable, "-m", "pip", *steps[2].split(), "--no-index", "--target", str(installed)]
+    done = subprocess.run(command, cwd=image, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (installed / "hello.py").exists()
+
+
+def test_docker_is_told_to_wait_for_longer_than_requests_may_take() -> None:
+    seconds = re.findall(r"--stop-timeout (\d+)", (FILES / "Containerfile").read_text())
+    assert [int(each) > int(setting("graceful_timeout")) for each in seconds] == [True]
 
 
 def test_kubernetes_asks_and_stops_the_container_as_it_is_served(serve: Serve) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import stat
 import tempfile
@@ -198,6 +199,24 @@ def test_a_base_that_is_too_long_for_sockets_is_left_for_another(base: str) -> N
     os.mkdir(long)
     directory = make(long)
     assert not directory.path.startswith(base)
+    end(directory)
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No directory takes a temporary file, as in a container with a read-only file system."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_base_that_is_named_is_enough_where_there_is_none_for_temporary_files(base: str, nowhere: None) -> None:
+    with pytest.raises(OSError, match="No usable temporary directory"):
+        tempfile.gettempdir()
+    directory = make(base)
+    assert os.path.dirname(directory.path) == base
     end(directory)
 
 

@@ -204,8 +204,9 @@ def check_owner(path: str, uid: int) -> None:
 def _short_base(base: str | None) -> str:
     """The first of some directories for temporary files that is no longer than the path of a socket allows."""
     spare = _LONGEST_PATH - len(_PREFIX) - 20
-    for path in (base, tempfile.gettempdir(), "/dev/shm", "/tmp"):
-        if path and os.path.isdir(path) and len(os.fsencode(os.path.abspath(path))) <= spare:
+    # Others are asked for only where none is named: a read-only file system may have no other, and that raises.
+    for path in (base or tempfile.gettempdir(), "/dev/shm", "/tmp"):
+        if os.path.isdir(path) and len(os.fsencode(os.path.abspath(path))) <= spare:
             return os.path.abspath(path)
     raise OSError(f"no directory for temporary files has a path of {spare} bytes at most")
 
