@@ -58,15 +58,6 @@ async def test_a_later_head_has_as_long_from_its_first_byte(serve: Serve, begin:
     assert client.take().startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_method_alone_in_one_piece_with_the_request_before_it_is_taken_for_idleness(serve: Serve) -> None:
-    """A deviation that docs/deviations.rst tells of."""
-    worker = serve(head_timeout=10.0, keepalive=2.0)
-    client = worker.connect()
-    assert await client.ask(get() + b"GE") == HELLO
-    assert await worker.seconds_until_end(client) in (2, 3, 4)
-    assert client.take() == b""
-
-
 async def test_a_head_within_its_time_is_answered(serve: Serve) -> None:
     worker = serve(head_timeout=10.0)
     client = worker.connect()
