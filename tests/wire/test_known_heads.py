@@ -54,6 +54,7 @@ SECTIONS = [
     "Host: a\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Ssl: off\r\n",
     "Host: a\r\nX_Y: z\r\n",
     "Host: a\r\n\r\nGET /second HTTP/1.1\r\nHost: a\r\n",
+    "Host: a\r\nConnection: close\r\n\r\nGET /second HTTP/1.1\r\nHost: a\r\n",
     "Host: a\r\nHost: a\r\n",
     "Host: a/b\r\n",
     "X: y\r\n",
@@ -86,15 +87,17 @@ async def outcome(worker: Worker, head: bytes, address: tuple[str, int]) -> tupl
 
 @pytest.mark.unmeasured
 @asyncio_only
-@pytest.mark.parametrize("header_map", ["keep", "drop", "refuse"])
-async def test_every_line_before_every_section_is_read_as_the_parser_reads_it(serve: Serve, header_map: str) -> None:
+@pytest.mark.parametrize("limits", [{}, {"header_map": "drop"}, {"header_map": "refuse"}, {"keepalive": 0.0}], ids=str)
+async def test_every_line_before_every_section_is_read_as_the_parser_reads_it(
+    serve: Serve, limits: dict[str, Any]
+) -> None:
     """Each head twice at a worker that has met all others, and once at one that has met none."""
-    experienced = serve(Witness(), header_map=header_map)
+    experienced = serve(Witness(), **limits)
     for head, address in product(HEADS, (UNTRUSTED, TRUSTED)):
         await outcome(experienced, head, address)
     assert experienced.service.known_heads.sections
     for head, address in product(HEADS, (UNTRUSTED, TRUSTED)):
-        expected = await first_outcome(Worker(Witness(), {"header_map": header_map}), head, address)
+        expected = await first_outcome(Worker(Witness(), limits), head, address)
         assert await outcome(experienced, head, address) == expected, (head, address)
 
 

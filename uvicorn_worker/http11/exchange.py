@@ -20,7 +20,7 @@ from uvicorn_worker.errors import BodyStalled, ClientDisconnected, IllegalMove, 
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, COMPLETE, EXPECTED, READING, BodyWire, RequestBody
 from uvicorn_worker.http11.framing import Target, bodiless, chunked
-from uvicorn_worker.http11.wire import LAST_LENGTH_LINES, LINES
+from uvicorn_worker.http11.wire import CLOSING_LENGTH_LINES, LAST_LENGTH_LINES, LINES
 from uvicorn_worker.proxy import Told
 from uvicorn_worker.service import Service
 
@@ -137,9 +137,9 @@ class Exchange(RequestBody):
         #: What the application is told beside: the connection's, unless there is something to tell of this request.
         self.template = connection.template
         #: Whether the connection outlives this exchange, as far as is known yet.
-        self.keep_alive = keep_alive = connection.keeps_alive
-        #: Whether nothing about the request changes how a whole response looks.
-        self.is_usual = keep_alive and method != "HEAD"
+        self.keep_alive = connection.keeps_alive
+        #: Whether nothing about the request changes how a whole response looks, but that it may say ``close``.
+        self.is_usual = method != "HEAD"
         self.body = ABSENT
         self.reply = WAITING
 
@@ -158,7 +158,7 @@ class Exchange(RequestBody):
 
     def end_connection(self) -> None:
         """The connection ends with this exchange, and its response says so if it still can."""
-        self.keep_alive = self.is_usual = False
+        self.keep_alive = False
 
     # The call of the application.
 
@@ -258,11 +258,12 @@ class Exchange(RequestBody):
         except (wire.DecisiveField, KeyError, TypeError, ValueError):
             return self._send_whole_unusual(status, fields, content)
         length = len(content)
+        last_lines = LAST_LENGTH_LINES[length] if self.keep_alive else CLOSING_LENGTH_LINES[length]
         if length > COPY_BOUND:
-            connection.write(head + LAST_LENGTH_LINES[length])
+            connection.write(head + last_lines)
             connection.write(content)
         else:
-            connection.write(b"".join((head, LAST_LENGTH_LINES[length], content)))
+            connection.write(b"".join((head, last_lines, content)))
         self.status = status
         self.sent = length
         self.reply = FINISHED

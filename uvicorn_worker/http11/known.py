@@ -19,6 +19,8 @@ class Section:
     fields: tuple[Any, ...]
     #: The names and values, in turn, of those by which proxies tell of the client.
     forwarded: tuple[bytes, ...]
+    #: Whether the connection ends with such a request.
+    closes: bool
 
 
 class KnownHeads:

@@ -196,9 +196,7 @@ class RequestReader(HeadReader):
         self._url = b""
         self._host = None
         self._headers = []
-        if exchange.is_usual:
-            self._unfinished = False
-        elif exchange.body is ABSENT:
+        if exchange.body is ABSENT:
             self._unfinished = False
             if not exchange.keep_alive:
                 if self._phase is SWITCHING:
@@ -213,12 +211,12 @@ class RequestReader(HeadReader):
         self._accept(exchange)
 
     def _show(self, exchange: Exchange, seen: list[tuple[Exchange, Section, int]]) -> None:
-        """Tell what the head of ``exchange`` says, if it changes nothing but this request."""
+        """Tell what the head of ``exchange`` says, if it changes no more than this request, and the end with it."""
         length = 0 if exchange.body is ABSENT else exchange.body_length
-        is_asked_for = exchange.body is EXPECTED
-        if length is not None and exchange.keep_alive and not is_asked_for and self._phase is HEAD:
+        if length is not None and exchange.body is not EXPECTED and self._phase is HEAD:
             fields = tuple(map(copy, exchange.headers))
-            seen.append((exchange, Section(fields, tuple(self._forwarded)), length))
+            closes = not self._parser.should_keep_alive()
+            seen.append((exchange, Section(fields, tuple(self._forwarded), closes), length))
 
     def on_body(self, data: bytes) -> None:
         self._fed -= len(data)

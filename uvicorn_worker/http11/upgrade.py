@@ -90,6 +90,7 @@ class Upgrade(Exchange):
     def __init__(self, connection: Wire, method: str, target: Target, headers: RequestFields) -> None:
         super().__init__(connection, method, target, headers)
         self.end_connection()
+        self.is_usual = False  # Its end is told of.
         #: Called when there will be no upgrade: the answer is another one, or the client has gone.
         self.on_failure: Callable[[], object] = _nothing
 

@@ -8,6 +8,8 @@ from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.known import MOST_BYTES
 from uvicorn_worker.http11.reader import RequestReader
 
+_copy = list.copy
+
 _HEAD_END = b"\r\n\r\n"
 
 
@@ -38,12 +40,14 @@ class UsualReader(RequestReader):
         method, target = request
         exchange_class = self._exchange_class
         fields = section.fields
-        headers = list(fields) if exchange_class.has_tuples else list(map(list.copy, fields))
+        headers = [*fields] if exchange_class.has_tuples else [*map(_copy, fields)]
         exchange = exchange_class(self, method, target, headers)
         if section.forwarded and not self._can_heed(exchange, section.forwarded):
             return self.feed(data)
         if content:
             exchange.take_body(content)
+        if section.closes:
+            exchange.end_connection()
         if not exchange.keep_alive:
             self._read_no_more()
         self._accept(exchange)

@@ -96,6 +96,14 @@ def _make_length_line(length: int) -> bytes:
 LAST_LENGTH_LINES: Memo[int, bytes] = Memo(_make_length_line, lambda length: length < 1 << 16)
 
 
+def _make_closing_lines(length: int) -> bytes:
+    return b"content-length: %d\r\nconnection: close\r\n\r\n" % length
+
+
+#: The same where the connection ends with the response.
+CLOSING_LENGTH_LINES: Memo[int, bytes] = Memo(_make_closing_lines, lambda length: length < 1 << 16)
+
+
 #: Statuses of responses that come before the final one (RFC 9110 section 15.2).
 INTERIM_STATUSES = range(100, 200)
 

@@ -15,7 +15,7 @@ from uvicorn_worker.errors import ClientDisconnected
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, READING
 from uvicorn_worker.http11.exchange import FINISHED, GONE, OPEN, WAITING
-from uvicorn_worker.http11.wire import LAST_LENGTH_LINES, LINES, bytes_of
+from uvicorn_worker.http11.wire import CLOSING_LENGTH_LINES, LAST_LENGTH_LINES, LINES, bytes_of
 from uvicorn_worker.interfaces import scope as scopes
 from uvicorn_worker.interfaces.asgi_reply import ASGIReply, check_start
 from uvicorn_worker.interfaces.scope import GROUPS, GroupsExtension, is_of_disconnect, mount
@@ -137,6 +137,8 @@ class HTTPASGI(GroupsExtension, ASGIReply):
                     given, last_line = length, LAST_LENGTH_LINES[length]
                 if head is not None and given == length and self.reply is WAITING:
                     self.held_start = None
+                    if not self.keep_alive:
+                        last_line = CLOSING_LENGTH_LINES[length]
                     connection.write(b"".join((head, last_line, body)))
                     self.status = status
                     self.sent = length
