@@ -11,17 +11,20 @@ import pytest
 from .asgi_apps import ACCEPT, CONNECT, Event, asgi_hello, last, sent, start
 from .conftest import Serve
 from .harness import HELLO, get, ok, post, turn
-from .test_budget import calls_of
+from .test_budget import Calls, calls_of
 from .websocket_client import DEFLATE, TEXT, connect, frame, text
 
 #: Calls of this package's functions for one small request on a kept connection. Raise it for a reason.
-MOST_CALLS = 16
+MOST_CALLS = 10
 
 #: The same for one that asks for the body that there is not.
-MOST_CALLS_WITH_RECEIVE = 17
+MOST_CALLS_WITH_RECEIVE = 11
 
 #: The same with a small body that is received.
-MOST_CALLS_WITH_BODY = 50
+MOST_CALLS_WITH_BODY = 16
+
+#: The same for a part of a response that is streamed.
+MOST_CALLS_FOR_PART = 3
 
 #: The same for a WebSocket message of 64 bytes that is sent back.
 MOST_CALLS_FOR_MESSAGE = 15
@@ -56,6 +59,25 @@ async def test_a_small_body_costs_few_calls_more(serve: Serve) -> None:
 
     calls = await calls_of(serve.asgi(app).connect(), post("/", b"hello"), ok("hello"))
     assert calls.total() <= MOST_CALLS_WITH_BODY, calls
+
+
+@cpython_only
+async def test_a_part_of_a_response_costs_few_calls(serve: Serve) -> None:
+    async def app(scope: Event, receive: Any, send: Any) -> None:
+        await send(start())
+        for _ in range(int(scope["query_string"])):
+            await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        await send(last(b""))
+
+    client = serve.asgi(app).connect()
+    totals = []
+    for parts in 10, 30:
+        with Calls() as calls:
+            client.send(get(f"/?{parts}"))
+            await turn(6)
+        assert client.take().count(b"part") == parts
+        totals.append(calls.total())
+    assert totals[1] - totals[0] <= 20 * MOST_CALLS_FOR_PART
 
 
 async def test_a_declared_length_costs_no_second_write(serve: Serve) -> None:
