@@ -12,9 +12,10 @@ from uvicorn_worker.access_log import took
 from uvicorn_worker.access_writer import AccessWriter
 from uvicorn_worker.errors import RequestRefused
 from uvicorn_worker.http11 import wire
-from uvicorn_worker.http11.exchange import FINISHED, OPEN, WAITING, Exchange, Wire
+from uvicorn_worker.http11.exchange import Exchange, Wire
 from uvicorn_worker.http11.framing import Target
 from uvicorn_worker.http11.protocol import HTTP11Protocol
+from uvicorn_worker.http11.response import FINISHED, OPEN, WAITING
 from uvicorn_worker.service import Service
 from uvicorn_worker.views import RequestView, ResponseView, environ_of
 

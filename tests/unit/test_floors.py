@@ -27,16 +27,17 @@ FLOORS: dict[int, set[str]] = {
     | {"websocket.handshake", "websocket.reader"},
     4: {"access_writer", "http11.body", "flow", "views"}
     | {"broadcast.local", "broadcast.middleware", "broadcast.redis_link", "broadcast.routes"},
-    5: {"broadcast.redis_publisher", "broadcast.redis_subscriber", "http11.exchange"},
-    6: {"http11.head", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"}
+    5: {"broadcast.redis_publisher", "broadcast.redis_subscriber", "http11.response"},
+    6: {"http11.exchange"},
+    7: {"http11.head", "http11.upgrade", "interfaces.scope", "interfaces.reply", "websocket.session"}
     | {"broadcast.redis_cluster", "broadcast.redis_engine"},
-    7: {"http11.reader", "websocket.protocol", "broadcast.redis"}
+    8: {"http11.reader", "websocket.protocol", "broadcast.redis"}
     | {"interfaces.asgi_reply", "interfaces.asgi_websocket", "interfaces.channels", "interfaces.lifespan"},
-    8: {"http11.usual", "interfaces.asgi", "broadcast.engines"},
-    9: {"http11.protocol", "broadcast.outside"},
-    10: {"accept", "observe"},
-    11: {"observation", "server"},
-    12: {"worker", "run", "channel_layer", "__init__", "__main__", "broadcast.__init__"},
+    9: {"http11.usual", "interfaces.asgi", "broadcast.engines"},
+    10: {"http11.protocol", "broadcast.outside"},
+    11: {"accept", "observe"},
+    12: {"observation", "server"},
+    13: {"worker", "run", "channel_layer", "__init__", "__main__", "broadcast.__init__"},
 }
 
 #: Packages that hold modules and nothing else.

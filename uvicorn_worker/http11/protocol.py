@@ -21,9 +21,10 @@ from uvicorn_worker.errors import BodyStalled, ClientDisconnected, RequestRefuse
 from uvicorn_worker.flow import FlowControl, Unread
 from uvicorn_worker.http11 import wire
 from uvicorn_worker.http11.body import COMPLETE, DROPPING, READING
-from uvicorn_worker.http11.exchange import FINISHED, HELD, OPEN, WAITING, Exchange
+from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.framing import refuse
 from uvicorn_worker.http11.reader import HEAD, OVER, SWITCHING
+from uvicorn_worker.http11.response import FINISHED, HELD, OPEN, WAITING
 from uvicorn_worker.http11.upgrade import Upgraded
 from uvicorn_worker.http11.usual import UsualReader
 from uvicorn_worker.proxy import Told

@@ -9,8 +9,9 @@ from typing import Any, Protocol, cast
 from uvicorn_worker._types import Application, Connection, ReplyFields, RequestFields
 from uvicorn_worker.errors import InvalidReply
 from uvicorn_worker.http11 import wire
-from uvicorn_worker.http11.exchange import WAITING, Exchange, Wire
+from uvicorn_worker.http11.exchange import Exchange, Wire
 from uvicorn_worker.http11.framing import Target
+from uvicorn_worker.http11.response import WAITING
 
 #: Fields of the answer that are not a handler's to give.
 _OWN_FIELDS = frozenset((wire.CONNECTION, wire.CONTENT_LENGTH, wire.TRANSFER_ENCODING, b"upgrade"))

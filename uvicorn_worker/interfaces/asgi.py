@@ -14,7 +14,7 @@ from uvicorn_worker.config import COPY_BOUND
 from uvicorn_worker.errors import ClientDisconnected
 from uvicorn_worker.http11 import framing, wire
 from uvicorn_worker.http11.body import ABSENT, BROKEN, READING
-from uvicorn_worker.http11.exchange import FINISHED, GONE, OPEN, WAITING
+from uvicorn_worker.http11.response import FINISHED, GONE, OPEN, WAITING
 from uvicorn_worker.http11.wire import CLOSING_LENGTH_LINES, LAST_LENGTH_LINES, LINES, bytes_of
 from uvicorn_worker.interfaces import scope as scopes
 from uvicorn_worker.interfaces.asgi_reply import ASGIReply, check_start

@@ -12,7 +12,7 @@ from uvicorn_worker._types import Message, ReplyFields
 from uvicorn_worker.config import FILE_PIECE
 from uvicorn_worker.errors import IllegalMove, InvalidReply
 from uvicorn_worker.http11 import framing, wire
-from uvicorn_worker.http11.exchange import FINISHED, OPEN, WAITING
+from uvicorn_worker.http11.response import FINISHED, OPEN, WAITING
 from uvicorn_worker.http11.wire import CONTENT_LENGTH, bytes_of
 from uvicorn_worker.interfaces.reply import GroupReply
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from uvicorn_worker._types import Message, ReplyFields
 from uvicorn_worker.broadcast.delivery import NOTHING, Delivery
 from uvicorn_worker.errors import IllegalMove, InvalidReply
-from uvicorn_worker.http11.exchange import WAITING, Exchange
+from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.http11.response import WAITING
 from uvicorn_worker.http11.wire import bytes_of, list_fields
 from uvicorn_worker.interfaces.scope import GROUPS, GroupsExtension, handshake_scope, is_of_disconnect
 from uvicorn_worker.websocket.frames import BINARY, NORMAL_CLOSURE, TEXT, check_close

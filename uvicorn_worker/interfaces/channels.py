@@ -13,7 +13,8 @@ from uvicorn_worker.broadcast.delivery import NOTHING
 from uvicorn_worker.config import RECEIVE_GRACE
 from uvicorn_worker.errors import InvalidReply, WorkerExit
 from uvicorn_worker.http11.body import ABSENT
-from uvicorn_worker.http11.exchange import FINISHED, WAITING, Exchange
+from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.http11.response import FINISHED, WAITING
 from uvicorn_worker.interfaces.messages import not_utf8
 from uvicorn_worker.interfaces.reply import GroupReply
 from uvicorn_worker.service import Service

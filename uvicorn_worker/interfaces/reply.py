@@ -10,7 +10,8 @@ from uvicorn_worker.broadcast.delivery import Delivery, Gathered
 from uvicorn_worker.broadcast.groups import Groups
 from uvicorn_worker.errors import ClientDisconnected, InvalidReply
 from uvicorn_worker.http11.body import ABSENT
-from uvicorn_worker.http11.exchange import FINISHED, OPEN, WAITING, Exchange
+from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.http11.response import FINISHED, OPEN, WAITING
 from uvicorn_worker.interfaces.messages import close_of, content_of, payload_of
 from uvicorn_worker.websocket.frames import TEXT
 

@@ -17,7 +17,8 @@ from uvicorn_worker._types import Message, ReplyFields
 from uvicorn_worker.broadcast.delivery import NOTHING, Delivery, Gathered
 from uvicorn_worker.broadcast.groups import Groups
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply, WorkerExit
-from uvicorn_worker.http11.exchange import WAITING, Exchange
+from uvicorn_worker.http11.exchange import Exchange
+from uvicorn_worker.http11.response import WAITING
 from uvicorn_worker.interfaces import messages
 from uvicorn_worker.service import Service
 from uvicorn_worker.websocket.frames import INTERNAL_ERROR, SERVICE_RESTART
