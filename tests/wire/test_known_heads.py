@@ -168,6 +168,21 @@ async def test_a_known_head_behind_part_of_another_is_no_request(serve: Serve, c
     assert client.state == "half-closed"
 
 
+@pytest.mark.parametrize("sent", [b"\0", b"UNKNOWN / HTTP/1.1\r\n\r\n", b"\r\n", b"G"])
+@pytest.mark.parametrize("last", ["HEAD", "GET"])
+async def test_what_is_refused_before_its_method_is_read_is_told_why(serve: Serve, last: str, sent: bytes) -> None:
+    """The answer has no body for a HEAD request, which neither the last one nor the last that was parsed decides."""
+    worker = serve(keepalive=75.0)
+    client = worker.connect()
+    for method in "GET", "HEAD", last:
+        await client.ask(get().replace(b"GET", method.encode()))
+    client.send(sent)
+    await worker.seconds_until_end(client)
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    assert b"\r\ncontent-length: %d\r\n" % len(content) in head
+    assert content
+
+
 async def test_a_known_head_within_a_body_is_content(serve: Serve) -> None:
     app = Echo()
     client = serve(app).connect()

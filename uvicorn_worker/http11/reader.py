@@ -144,7 +144,8 @@ class RequestReader(HeadReader):
         """Let the parser read what can be read at once, and bound what that leaves unfinished."""
         if len(data) > self._slice:
             return self._read_in_slices(data)
-        if self._parser is None:
+        # It keeps a method until it has read another, and what is refused before that would be taken for a HEAD.
+        if self._parser is None or (not self._unfinished and self._parser.get_method() == b"HEAD"):
             self._parser = self._new_parser()
         self._unfinished = True
         try:
