@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from uvicorn_worker.http11.known import MOST_BYTES
 
 from .conftest import Serve
-from .harness import HELLO, ASGIWorker, Echo, Worker, asyncio_only, get, ok, post, run, turn
+from .harness import HELLO, ASGIWorker, Echo, Gate, Worker, asyncio_only, get, ok, post, run, turn
 from .test_budget import Calls, calls_of
 
 LINES = [
@@ -181,6 +181,19 @@ async def test_what_is_refused_before_its_method_is_read_is_told_why(serve: Serv
     head, _, content = client.take().partition(b"\r\n\r\n")
     assert b"\r\ncontent-length: %d\r\n" % len(content) in head
     assert content
+
+
+async def test_a_body_past_the_bound_stops_the_socket_being_read_behind_a_known_head(serve: Serve) -> None:
+    app = Gate()
+    client = serve(app, request_body_buffer=4).connect()
+    for body, reads in (b"four", True), (b"fives", False):
+        for _ in range(3):
+            client.send(post("/", body))
+            await turn()
+            assert client.transport.reading is reads
+            await app.open()
+            assert client.take() == ok("/")
+            assert client.transport.reading
 
 
 async def test_a_known_head_within_a_body_is_content(serve: Serve) -> None:

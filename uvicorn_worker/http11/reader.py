@@ -216,8 +216,9 @@ class RequestReader(HeadReader):
     def _show(self, exchange: Exchange, seen: list[tuple[Exchange, Section, int]]) -> None:
         """Tell what the head of ``exchange`` says, if it changes nothing but this request."""
         length = 0 if exchange.body is ABSENT else exchange.body_length
-        is_asked_for = exchange.body is EXPECTED
-        if length is not None and exchange.keep_alive and not is_asked_for and self._phase is HEAD:
+        if length is None or length > self.service.settings.request_body_buffer or exchange.body is EXPECTED:
+            return  # How its body comes makes a difference.
+        if exchange.keep_alive and self._phase is HEAD:
             fields = tuple(map(copy, exchange.headers))
             seen.append((exchange, Section(fields, tuple(self._forwarded)), length))
 
