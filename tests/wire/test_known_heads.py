@@ -10,6 +10,7 @@ from corpus.app import ASGIWitness, Witness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uvicorn_worker.config import BLANK_BYTES
 from uvicorn_worker.http11.known import MOST_BYTES
 
 from .conftest import Serve
@@ -181,6 +182,17 @@ async def test_what_is_refused_before_its_method_is_read_is_told_why(serve: Serv
     head, _, content = client.take().partition(b"\r\n\r\n")
     assert b"\r\ncontent-length: %d\r\n" % len(content) in head
     assert content
+
+
+async def test_a_known_head_pays_for_no_empty_lines(serve: Serve) -> None:
+    """They are counted from the request before them, whoever has read that, and however it came."""
+    long = get("/", "X: " + "y" * 500)
+    for requests in [get()], [get(), get()], [get(), long], [get(), long, get()]:
+        client = serve(field_count_limit=100).connect()
+        for request in requests:
+            assert await client.ask(request) == HELLO
+        assert await client.ask(b"\r\n" * (BLANK_BYTES // 2)) == b""
+        assert await client.ask(get()) == HELLO
 
 
 async def test_a_body_past_the_bound_stops_the_socket_being_read_behind_a_known_head(serve: Serve) -> None:
