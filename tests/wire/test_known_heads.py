@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import product
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from uvicorn_worker.config import BLANK_BYTES
 from uvicorn_worker.http11.known import MOST_BYTES
+from uvicorn_worker.http11.upgrade import Upgrade, UpgradedProtocol
 
 from .conftest import Serve
 from .harness import HELLO, ASGIWorker, Echo, Gate, Worker, asyncio_only, get, ok, post, run, turn
@@ -206,6 +208,55 @@ async def test_a_body_past_the_bound_stops_the_socket_being_read_behind_a_known_
             await app.open()
             assert client.take() == ok("/")
             assert client.transport.reading
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param(get("/last", "Connection: close"), id="close"),
+        pytest.param(b"GET /last HTTP/1.0\r\n\r\n", id="1.0"),
+        pytest.param(post("/last", b"body", "Connection: close"), id="body"),
+        pytest.param(b"GET /last HTTP/1.1\r\n\r\n", id="refused"),
+    ],
+)
+async def test_a_known_head_behind_the_last_request_is_dropped(serve: Serve, last: bytes) -> None:
+    app = Gate()
+    client = serve(app).connect()
+    client.send(get("/known"))
+    await turn()
+    await app.open()
+    client.send(last, get("/known"))
+    await turn()
+    client.send(get("/known"))
+    await app.open_all()
+    client.send(get("/known"))
+    await turn()
+    assert app.calls.count("/known") == 1
+    assert client.received.count(b"HTTP/1.1 ") == 2
+
+
+async def test_a_known_head_behind_an_upgrade_is_for_the_other_protocol(serve: Serve) -> None:
+    received = bytearray()
+    app = Echo()
+    worker = serve(app)
+    accepted = asyncio.Event()
+
+    class Tea(UpgradedProtocol):
+        def data_received(self, data: bytes) -> None:
+            received.extend(data)
+
+    async def brew(upgrade: Upgrade) -> None:
+        await accepted.wait()
+        upgrade.switch(Tea(upgrade))
+
+    worker.service.upgrades[b"tea"] = brew
+    client = worker.connect()
+    assert await client.ask(get("/known")) == ok("GET /known ")
+    assert await client.ask(get("/", "Connection: Upgrade", "Upgrade: tea"), get("/known")) == b""
+    accepted.set()
+    await client.ask(get("/known"))
+    assert bytes(received) == get("/known") * 2
+    assert app.calls == ["GET /known"]
 
 
 async def test_a_known_head_within_a_body_is_content(serve: Serve) -> None:
