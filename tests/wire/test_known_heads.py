@@ -259,6 +259,26 @@ async def test_a_known_head_behind_an_upgrade_is_for_the_other_protocol(serve: S
     assert app.calls == ["GET /known"]
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 and later")
+async def test_a_body_comes_behind_a_known_head_to_a_task_that_begins_at_once(serve: Serve) -> None:
+    """What is still to come of it decides about the connection."""
+    wants_body = [True, False]
+
+    async def app(message: dict, channels: dict) -> None:
+        if wants_body.pop(0):
+            await channels["body"].receive()
+        await channels["reply"].send({"status": 204})
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        client = serve(app, unread_body_limit=0).connect()
+        assert b"\r\nconnection: close\r\n" not in await client.ask(post("/", b"body"))
+        assert b"\r\nconnection: close\r\n" in await client.ask(post("/", b"body"))
+    finally:
+        loop.set_task_factory(None)
+
+
 async def test_a_known_head_within_a_body_is_content(serve: Serve) -> None:
     app = Echo()
     client = serve(app).connect()

@@ -215,12 +215,18 @@ class RequestReader(HeadReader):
 
     def _show(self, exchange: Exchange, seen: list[tuple[Exchange, Section, int]]) -> None:
         """Tell what the head of ``exchange`` says, if it changes nothing but this request."""
-        length = 0 if exchange.body is ABSENT else exchange.body_length
-        if length is None or length > self.service.settings.request_body_buffer or exchange.body is EXPECTED:
-            return  # How its body comes makes a difference.
-        if exchange.keep_alive and self._phase is HEAD:
+        if exchange.keep_alive and self._phase is HEAD and (exchange.body is ABSENT or self._can_be_taken(exchange)):
             fields = tuple(map(copy, exchange.headers))
-            seen.append((exchange, Section(fields, tuple(self._forwarded)), length))
+            length = exchange.body_length if exchange.body is not ABSENT else 0
+            seen.append((exchange, Section(fields, tuple(self._forwarded)), cast(int, length)))
+
+    def _can_be_taken(self, exchange: Exchange) -> bool:
+        """Whether it makes no difference to anybody if all of the body comes with the head."""
+        length, service = exchange.body_length, self.service
+        if exchange.body is EXPECTED or length is None or length > service.settings.request_body_buffer:
+            return False
+        # A factory can have the application begin between the head and the body.
+        return service.loop.get_task_factory() is None
 
     def on_body(self, data: bytes) -> None:
         self._fed -= len(data)
