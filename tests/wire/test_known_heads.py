@@ -307,6 +307,23 @@ async def test_a_worker_that_stops_says_so_in_answer_to_a_known_head(serve: Serv
     assert client.state == "closed"
 
 
+async def test_a_known_head_behind_the_last_that_a_stopping_worker_answers_is_dropped(serve: Serve) -> None:
+    app = Gate()
+    worker = serve(app)
+    client = worker.connect()
+    client.send(get("/known"))
+    await turn()
+    await app.open()
+    worker.drain()
+    for _ in range(3):
+        client.send(get("/known"))
+        await turn()
+    await app.open_all()
+    assert app.calls == ["/known"] * 2
+    assert client.received.count(b"HTTP/1.1 ") == 2
+    assert client.state == "closed"
+
+
 @pytest.mark.parametrize("limit", [{"request_line_limit": 20}, {"field_size_limit": 20}, {"field_count_limit": 2}])
 async def test_a_head_that_is_over_a_limit_is_so_again(serve: Serve, limit: dict[str, int]) -> None:
     worker = serve(Witness(), **limit)
