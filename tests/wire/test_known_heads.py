@@ -109,6 +109,27 @@ async def test_every_line_before_every_section_is_the_same_to_an_asgi_applicatio
         assert await outcome(experienced, head, UNTRUSTED) == expected, head
 
 
+BEFORE_A_BODY = b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+KEPT_WITHOUT_HOST = b"GET / HTTP/%b\r\nConnection: keep-alive\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("learnt", "sent"),
+    [
+        pytest.param(BEFORE_A_BODY + b"0\r\n\r\n" + get(), BEFORE_A_BODY, id="before another"),
+        pytest.param(b"\r\n" + get(), get().replace(b"Host", b"\r\nHost"), id="behind an empty line"),
+        pytest.param(KEPT_WITHOUT_HOST % b"1.0", KEPT_WITHOUT_HOST % b"1.1", id="of another version"),
+        pytest.param(get("/", "Connection: close"), get("/", "Connection: close"), id="last of its connection"),
+    ],
+)
+async def test_a_head_is_remembered_only_as_it_was_sent_and_by_itself(serve: Serve, learnt: bytes, sent: bytes) -> None:
+    experienced = serve(Witness())
+    for usual in get(), get("/", "X: y"), learnt:
+        await outcome(experienced, usual, UNTRUSTED)
+    expected = await first_outcome(Worker(Witness(), {}), sent)
+    assert await outcome(experienced, sent, UNTRUSTED) == expected
+
+
 async def test_a_known_head_is_read_without_the_parser(serve: Serve) -> None:
     client = serve().connect()
     few = await calls_of(client, get("/"), HELLO)
