@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from itertools import product
 from typing import Any
 
@@ -10,10 +11,12 @@ from corpus.app import ASGIWitness, Witness
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uvicorn_worker.config import BLANK_BYTES
 from uvicorn_worker.http11.known import MOST_BYTES
+from uvicorn_worker.http11.upgrade import Upgrade, UpgradedProtocol
 
 from .conftest import Serve
-from .harness import HELLO, ASGIWorker, Echo, Worker, asyncio_only, get, ok, post, run, turn
+from .harness import HELLO, ASGIWorker, Echo, Gate, Worker, asyncio_only, get, ok, post, run, turn
 from .test_budget import Calls, calls_of
 
 LINES = [
@@ -109,6 +112,27 @@ async def test_every_line_before_every_section_is_the_same_to_an_asgi_applicatio
         assert await outcome(experienced, head, UNTRUSTED) == expected, head
 
 
+BEFORE_A_BODY = b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+KEPT_WITHOUT_HOST = b"GET / HTTP/%b\r\nConnection: keep-alive\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("learnt", "sent"),
+    [
+        pytest.param(BEFORE_A_BODY + b"0\r\n\r\n" + get(), BEFORE_A_BODY, id="before another"),
+        pytest.param(b"\r\n" + get(), get().replace(b"Host", b"\r\nHost"), id="behind an empty line"),
+        pytest.param(KEPT_WITHOUT_HOST % b"1.0", KEPT_WITHOUT_HOST % b"1.1", id="of another version"),
+        pytest.param(get("/", "Connection: close"), get("/", "Connection: close"), id="last of its connection"),
+    ],
+)
+async def test_a_head_is_remembered_only_as_it_was_sent_and_by_itself(serve: Serve, learnt: bytes, sent: bytes) -> None:
+    experienced = serve(Witness())
+    for usual in get(), get("/", "X: y"), learnt:
+        await outcome(experienced, usual, UNTRUSTED)
+    expected = await first_outcome(Worker(Witness(), {}), sent)
+    assert await outcome(experienced, sent, UNTRUSTED) == expected
+
+
 async def test_a_known_head_is_read_without_the_parser(serve: Serve) -> None:
     client = serve().connect()
     few = await calls_of(client, get("/"), HELLO)
@@ -171,6 +195,114 @@ async def test_a_known_head_behind_part_of_another_is_no_request(serve: Serve, c
     assert client.state == "half-closed"
 
 
+@pytest.mark.parametrize("sent", [b"\0", b"UNKNOWN / HTTP/1.1\r\n\r\n", b"\r\n", b"G"])
+@pytest.mark.parametrize("last", ["HEAD", "GET"])
+async def test_what_is_refused_before_its_method_is_read_is_told_why(serve: Serve, last: str, sent: bytes) -> None:
+    """The answer has no body for a HEAD request, which neither the last one nor the last that was parsed decides."""
+    worker = serve(keepalive=75.0)
+    client = worker.connect()
+    for method in "GET", "HEAD", last:
+        await client.ask(get().replace(b"GET", method.encode()))
+    client.send(sent)
+    await worker.seconds_until_end(client)
+    head, _, content = client.take().partition(b"\r\n\r\n")
+    assert b"\r\ncontent-length: %d\r\n" % len(content) in head
+    assert content
+
+
+async def test_a_known_head_pays_for_no_empty_lines(serve: Serve) -> None:
+    """They are counted from the request before them, whoever has read that, and however it came."""
+    long = get("/", "X: " + "y" * 500)
+    for requests in [get()], [get(), get()], [get(), long], [get(), long, get()]:
+        client = serve(field_count_limit=100).connect()
+        for request in requests:
+            assert await client.ask(request) == HELLO
+        assert await client.ask(b"\r\n" * (BLANK_BYTES // 2)) == b""
+        assert await client.ask(get()) == HELLO
+
+
+async def test_a_body_past_the_bound_stops_the_socket_being_read_behind_a_known_head(serve: Serve) -> None:
+    app = Gate()
+    client = serve(app, request_body_buffer=4).connect()
+    for body, reads in (b"four", True), (b"fives", False):
+        for _ in range(3):
+            client.send(post("/", body))
+            await turn()
+            assert client.transport.reading is reads
+            await app.open()
+            assert client.take() == ok("/")
+            assert client.transport.reading
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        pytest.param(get("/last", "Connection: close"), id="close"),
+        pytest.param(b"GET /last HTTP/1.0\r\n\r\n", id="1.0"),
+        pytest.param(post("/last", b"body", "Connection: close"), id="body"),
+        pytest.param(b"GET /last HTTP/1.1\r\n\r\n", id="refused"),
+    ],
+)
+async def test_a_known_head_behind_the_last_request_is_dropped(serve: Serve, last: bytes) -> None:
+    app = Gate()
+    client = serve(app).connect()
+    client.send(get("/known"))
+    await turn()
+    await app.open()
+    client.send(last, get("/known"))
+    await turn()
+    client.send(get("/known"))
+    await app.open_all()
+    client.send(get("/known"))
+    await turn()
+    assert app.calls.count("/known") == 1
+    assert client.received.count(b"HTTP/1.1 ") == 2
+
+
+async def test_a_known_head_behind_an_upgrade_is_for_the_other_protocol(serve: Serve) -> None:
+    received = bytearray()
+    app = Echo()
+    worker = serve(app)
+    accepted = asyncio.Event()
+
+    class Tea(UpgradedProtocol):
+        def data_received(self, data: bytes) -> None:
+            received.extend(data)
+
+    async def brew(upgrade: Upgrade) -> None:
+        await accepted.wait()
+        upgrade.switch(Tea(upgrade))
+
+    worker.service.upgrades[b"tea"] = brew
+    client = worker.connect()
+    assert await client.ask(get("/known")) == ok("GET /known ")
+    assert await client.ask(get("/", "Connection: Upgrade", "Upgrade: tea"), get("/known")) == b""
+    accepted.set()
+    await client.ask(get("/known"))
+    assert bytes(received) == get("/known") * 2
+    assert app.calls == ["GET /known"]
+
+
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12 and later")
+async def test_a_body_comes_behind_a_known_head_to_a_task_that_begins_at_once(serve: Serve) -> None:
+    """What is still to come of it decides about the connection."""
+    wants_body = [True, False]
+
+    async def app(message: dict, channels: dict) -> None:
+        if wants_body.pop(0):
+            await channels["body"].receive()
+        await channels["reply"].send({"status": 204})
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    try:
+        client = serve(app, unread_body_limit=0).connect()
+        assert b"\r\nconnection: close\r\n" not in await client.ask(post("/", b"body"))
+        assert b"\r\nconnection: close\r\n" in await client.ask(post("/", b"body"))
+    finally:
+        loop.set_task_factory(None)
+
+
 async def test_a_known_head_within_a_body_is_content(serve: Serve) -> None:
     app = Echo()
     client = serve(app).connect()
@@ -196,6 +328,23 @@ async def test_a_worker_that_stops_says_so_in_answer_to_a_known_head(serve: Serv
     assert await client.ask(get()) == HELLO
     worker.drain()
     assert b"\r\nconnection: close\r\n" in await client.ask(get())
+    assert client.state == "closed"
+
+
+async def test_a_known_head_behind_the_last_that_a_stopping_worker_answers_is_dropped(serve: Serve) -> None:
+    app = Gate()
+    worker = serve(app)
+    client = worker.connect()
+    client.send(get("/known"))
+    await turn()
+    await app.open()
+    worker.drain()
+    for _ in range(3):
+        client.send(get("/known"))
+        await turn()
+    await app.open_all()
+    assert app.calls == ["/known"] * 2
+    assert client.received.count(b"HTTP/1.1 ") == 2
     assert client.state == "closed"
 
 

@@ -252,6 +252,8 @@ class HTTP11Protocol(FlowControl, UsualReader, asyncio.Protocol):
             self._unparsed = rest if rest else None
             self.feed(data)
         self._watch = 0
+        if not self._unfinished:
+            self._fed = 0  # It is of the next request, which may have no slices.
         if self._phase < SWITCHING and self._unparsed is None:
             self._slice = self.service.slice_without_limits
         else:

@@ -144,7 +144,8 @@ class RequestReader(HeadReader):
         """Let the parser read what can be read at once, and bound what that leaves unfinished."""
         if len(data) > self._slice:
             return self._read_in_slices(data)
-        if self._parser is None:
+        # It keeps a method until it has read another, and what is refused before that would be taken for a HEAD.
+        if self._parser is None or (not self._unfinished and self._parser.get_method() == b"HEAD"):
             self._parser = self._new_parser()
         self._unfinished = True
         try:
@@ -212,11 +213,19 @@ class RequestReader(HeadReader):
 
     def _show(self, exchange: Exchange, seen: list[tuple[Exchange, Section, int]]) -> None:
         """Tell what the head of ``exchange`` says, if it changes no more than this request, and the end with it."""
-        length = 0 if exchange.body is ABSENT else exchange.body_length
-        if length is not None and exchange.body is not EXPECTED and self._phase is HEAD:
+        if self._phase is HEAD and (exchange.body is ABSENT or self._can_be_taken(exchange)):
             fields = tuple(map(copy, exchange.headers))
             closes = not self._parser.should_keep_alive()
-            seen.append((exchange, Section(fields, tuple(self._forwarded), closes), length))
+            length = exchange.body_length if exchange.body is not ABSENT else 0
+            seen.append((exchange, Section(fields, tuple(self._forwarded), closes), cast(int, length)))
+
+    def _can_be_taken(self, exchange: Exchange) -> bool:
+        """Whether it makes no difference to anybody if all of the body comes with the head."""
+        length, service = exchange.body_length, self.service
+        if exchange.body is EXPECTED or length is None or length > service.settings.request_body_buffer:
+            return False
+        # A factory can have the application begin between the head and the body.
+        return service.loop.get_task_factory() is None
 
     def on_body(self, data: bytes) -> None:
         self._fed -= len(data)
