@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from .conftest import Serve
-from .harness import HELLO, Echo, asyncio_only, get, ok, turn
+from .harness import HELLO, Echo, asyncio_only, get, ok, post, turn
 
 SLICE = 16 * 1024
 KIB = 1024
@@ -302,3 +302,11 @@ async def test_fields_that_came_with_a_refusal_are_let_go(serve: Serve) -> None:
     assert client.has_ended
     assert await client.ask(*[b"x" * 60_000] * 10) == b""
     assert client.transport.unread == 0
+
+
+async def test_a_head_whose_method_ends_a_slice_is_held_to_the_limits(serve: Serve) -> None:
+    client = serve(Echo(), request_line_limit=20).connect()
+    head_size = len(post("/", b"a" * 10000)) - 10000
+    body = b"a" * (SLICE - len("G") - head_size)
+    reply = await client.ask(post("/", body) + with_line(21))
+    assert reply.startswith(ok(b"POST / " + body) + b"HTTP/1.1 414 ")
