@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-#: Bytes of a request whose head can be remembered, and how many field sections and request lines are.
+#: Bytes of a request whose head can be remembered, and fields in it. No such head is over the limit of all of it, from
+#: whatever line and section it is put together.
 MOST_BYTES = 2048
+MOST_FIELDS = 64
+_MOST_LINE_BYTES = 512
+#: How many field sections are remembered, and how many request lines.
 _MOST_SECTIONS = 256
 _MOST_LINES = 1024
+#: How many of both that have come once are.
+_MOST_MET = 4096
 
 
 @dataclass(slots=True)
@@ -30,18 +36,32 @@ class KnownHeads:
     behind each of these lines: all are of HTTP/1.1, and none has another authority than its ``Host``.
     """
 
-    __slots__ = ("lines", "sections", "sections_of_bodies")
+    __slots__ = ("_met", "lines", "sections", "sections_of_bodies")
 
     def __init__(self) -> None:
         #: The method and the target, as it was taken apart, by the line without its end.
         self.lines: dict[bytes, tuple[str, Any]] = {}
         #: By the section with the empty line behind it, where no body follows.
         self.sections: dict[bytes, Section] = {}
-        #: By that and the length of the body.
+        #: By that and the length of the body that it declares, so that no other is found with it.
         self.sections_of_bodies: dict[tuple[bytes, int], Section] = {}
+        #: Hashes of what has come.
+        self._met: set[int] = set()
+
+    def has_met(self, line: bytes, raw_section: bytes) -> bool:
+        """Whether both have come before, be it apart. What comes but once, as a section with the number of its request
+        does, would be remembered in vain, and in the place of others."""
+        if len(self._met) >= _MOST_MET:
+            self._met.clear()
+        hashes = hash(line), hash(raw_section)
+        both = self._met.issuperset(hashes)
+        self._met.update(hashes)
+        return both
 
     def add(self, line: bytes, request: tuple[str, Any], raw_section: bytes, section: Section, length: int) -> None:
         """Remember a head that a body of this ``length`` follows; what is full begins anew."""
+        if len(line) > _MOST_LINE_BYTES:
+            return
         if len(self.lines) >= _MOST_LINES:
             self.lines.clear()
         self.lines[line] = request

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from enum import IntEnum
 from http import HTTPStatus
 from typing import Any, cast
@@ -16,7 +15,7 @@ from uvicorn_worker.http11.body import ABSENT, EXPECTED
 from uvicorn_worker.http11.exchange import Exchange
 from uvicorn_worker.http11.framing import Target, line_too_long, refuse, too_large
 from uvicorn_worker.http11.head import HeadReader
-from uvicorn_worker.http11.known import Section
+from uvicorn_worker.http11.known import MOST_FIELDS, Section
 from uvicorn_worker.memo import Memo
 from uvicorn_worker.service import Service
 
@@ -213,8 +212,11 @@ class RequestReader(HeadReader):
 
     def _show(self, exchange: Exchange, seen: list[tuple[Exchange, Section, int]]) -> None:
         """Tell what the head of ``exchange`` says, if it changes no more than this request, and the end with it."""
-        if self._phase is HEAD and (exchange.body is ABSENT or self._can_be_taken(exchange)):
-            fields = tuple(map(copy, exchange.headers))
+        headers = exchange.headers
+        if len(headers) > MOST_FIELDS or self._phase is not HEAD:
+            return
+        if exchange.body is ABSENT or self._can_be_taken(exchange):
+            fields = tuple(headers if self._exchange_class.has_tuples else ([*pair] for pair in headers))
             closes = not self._parser.should_keep_alive()
             length = exchange.body_length if exchange.body is not ABSENT else 0
             seen.append((exchange, Section(fields, tuple(self._forwarded), closes), cast(int, length)))

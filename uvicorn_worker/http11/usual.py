@@ -31,12 +31,12 @@ class UsualReader(RequestReader):
         request = known.lines.get(line)
         section = known.sections.get(rest)
         content = b""
-        if section is None:
+        if section is None and request is not None and not rest.endswith(_HEAD_END):
             head_end = rest.find(_HEAD_END) + len(_HEAD_END)
             content = rest[head_end:]
             section = known.sections_of_bodies.get((rest[:head_end], len(content)))
         if request is None or section is None:
-            return self._learn(data)
+            return self._read_unknown(data, line, rest)
         method, target = request
         exchange_class = self._exchange_class
         fields = section.fields
@@ -61,8 +61,16 @@ class UsualReader(RequestReader):
             return False
         return True
 
+    def _read_unknown(self, data: bytes, line: bytes, rest: bytes) -> None:
+        """Have the parser read what has come, and remember the head if it is not the first of its kind."""
+        raw_section = rest if rest.endswith(_HEAD_END) else rest[: rest.find(_HEAD_END) + len(_HEAD_END)]
+        if self.service.known_heads.has_met(line, raw_section):
+            self._learn(data)
+        else:
+            self.feed(data)
+
     def _learn(self, data: bytes) -> None:
-        """Have the parser read what has come, and remember the head if that was one request with nothing beside it."""
+        """Have the parser read what has come, and remember the head of that if it is one request and nothing beside."""
         self._seen = []
         try:
             self.feed(data)
@@ -74,8 +82,9 @@ class UsualReader(RequestReader):
         method, target = exchange.method, exchange.target
         line = b"%b %b HTTP/1.1" % (method.encode("ascii"), target.raw)
         head_size = data.find(_HEAD_END) + len(_HEAD_END)
+        # Or else the head that was seen is one behind, or before, something that makes no request.
         is_whole = head_size + length == len(data)
-        # Another form of target changes the fields.
+        # A line of another version is not this one; another form of target changes the fields.
         if is_whole and target.raw.startswith(b"/") and data.startswith(line + b"\r\n"):
             raw_section = data[len(line) + len(b"\r\n") : head_size]
             self.service.known_heads.add(line, (method, target), raw_section, section, length)
