@@ -11,7 +11,7 @@ import pytest
 from .asgi_apps import ACCEPT, CONNECT, Event, asgi_hello, last, sent, start
 from .conftest import Serve
 from .harness import HELLO, get, ok, post, turn
-from .test_budget import Calls, calls_of
+from .test_budget import calls_of, calls_of_parts
 from .websocket_client import DEFLATE, TEXT, connect, frame, text
 
 #: Calls of this package's functions for one small request on a kept connection. Raise it for a reason.
@@ -69,15 +69,7 @@ async def test_a_part_of_a_response_costs_few_calls(serve: Serve) -> None:
             await send({"type": "http.response.body", "body": b"part", "more_body": True})
         await send(last(b""))
 
-    client = serve.asgi(app).connect()
-    totals = []
-    for parts in 10, 30:
-        with Calls() as calls:
-            client.send(get(f"/?{parts}"))
-            await turn(6)
-        assert client.take().count(b"part") == parts
-        totals.append(calls.total())
-    assert totals[1] - totals[0] <= 20 * MOST_CALLS_FOR_PART
+    assert await calls_of_parts(serve.asgi(app).connect(), 20) <= 20 * MOST_CALLS_FOR_PART
 
 
 async def test_a_declared_length_costs_no_second_write(serve: Serve) -> None:
