@@ -26,6 +26,8 @@ class RequestRefused(UvicornWorkerError):
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        #: That of the request, as far as it is known: an answer to a HEAD has no body (RFC 9110 section 9.3.2).
+        self.method = ""
 
 
 class InvalidReply(UvicornWorkerError, ValueError):

@@ -267,7 +267,7 @@ class ObservedProtocol(HTTP11Protocol):
         spoilt, self._spoilt = self._spoilt, None
         refused = Refused(self) if spoilt is None else spoilt
         refused.status = refusal.status.value
-        refused.sent = 0 if self._method_so_far == b"HEAD" else len(refusal.reason.encode()) + 1
+        refused.sent = 0 if refusal.method == "HEAD" else len(refusal.reason.encode()) + 1
         super()._send_refusal(refusal)
         self.service.observer.tell(refused)
 

@@ -79,11 +79,48 @@ async def test_bytes_behind_a_refusal_are_dropped(serve: Serve) -> None:
     assert client.transport.unread == 0
 
 
-async def test_a_head_request_is_refused_without_body(serve: Serve) -> None:
-    client = serve().connect()
-    reply = await client.ask(b"HEAD / HTTP/1.1\r\n\r\n")
-    assert reply.startswith(b"HTTP/1.1 400 Bad Request\r\n")
-    assert reply.endswith(b"connection: close\r\n\r\n")
+HEAD_REQUESTS = {
+    "no host": b"HEAD / HTTP/1.1\r\n\r\n",
+    "a bad target": b"HEAD /\0 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a bad version": b"HEAD / HTTP/3.1\r\nHost: a\r\n\r\n",
+    "a bad field": b"HEAD / HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n",
+    "a bad body": b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx",
+}
+
+
+@asyncio_only
+@pytest.mark.parametrize("bad", HEAD_REQUESTS.values(), ids=HEAD_REQUESTS)
+async def test_a_head_request_is_refused_without_body(serve: Serve, bad: bytes) -> None:
+    for before in b"", get():
+        client = serve(Echo()).connect()
+        await client.ask(before)
+        reply = await client.ask(bad)
+        assert reply.startswith((b"HTTP/1.1 400 Bad Request\r\n", b"HTTP/1.1 505 "))
+        assert reply.endswith(b"connection: close\r\n\r\n")
+
+
+NO_METHOD = {"garbage": b"ab", "none of our methods": b"FETCH / HTTP/1.1\r\n\r\n"}
+
+
+@asyncio_only
+@pytest.mark.parametrize("bad", NO_METHOD.values(), ids=NO_METHOD)
+@pytest.mark.parametrize("content", [b"", b"hello"])
+async def test_what_is_refused_behind_a_head_request_for_its_method_has_the_reason(
+    serve: Serve, content: bytes, bad: bytes
+) -> None:
+    before = b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(content), content)
+    for cut in len(before), len(before + bad), len(before) - 2:
+        client = serve(Echo()).connect()
+        received = await client.ask((before + bad)[:cut]) + await client.ask((before + bad)[cut:])
+        assert_refused(received[received.index(b"HTTP/1.1", 1) :], None)
+
+
+async def test_a_method_that_takes_too_long_behind_a_head_request_is_refused_with_the_reason(serve: Serve) -> None:
+    worker = serve(Echo())
+    client = worker.connect()
+    client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\nG")
+    await worker.wait(80)
+    assert_refused(client.take().partition(b"\r\n\r\n")[2], 408)
 
 
 async def test_a_refusal_is_one_write_and_has_the_fields_that_every_response_has(serve: Serve) -> None:

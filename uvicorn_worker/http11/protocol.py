@@ -207,6 +207,7 @@ class HTTP11Protocol(FlowControl, UsualReader, asyncio.Protocol):
     def refuse_body(self, exchange: Exchange, refusal: RequestRefused) -> None:
         """The body of the exchange under way is unreadable: answer instead of the application, if it hasn't."""
         unanswered = exchange.reply is WAITING or exchange.reply is HELD
+        refusal.method = exchange.method
         if exchange.reply is OPEN:
             exchange.let_go()
         exchange.client_gone()
@@ -221,8 +222,7 @@ class HTTP11Protocol(FlowControl, UsualReader, asyncio.Protocol):
         # In the words of Gunicorn's own workers, for what watches logs.
         self.service.log.warning("Invalid request from ip=%s: %s", client[0] if client else "-", refusal.reason)
         prefix = self.service.prefixes[refusal.status]
-        with_body = self._method_so_far != b"HEAD"
-        self.write(wire.refusal(prefix, refusal.reason, with_body=with_body))
+        self.write(wire.refusal(prefix, refusal.reason, with_body=refusal.method != "HEAD"))
         self._linger()
 
     # Flow control.

@@ -110,11 +110,6 @@ class RequestReader(HeadReader):
         del self.on_header
         return parser
 
-    @property
-    def _method_so_far(self) -> bytes:
-        """That of the last head that the parser has begun to read, if there is one."""
-        return b"" if self._parser is None else cast(bytes, self._parser.get_method())
-
     # What the protocol makes of it.
 
     def _accept(self, exchange: Exchange) -> None:
@@ -143,8 +138,7 @@ class RequestReader(HeadReader):
         """Let the parser read what can be read at once, and bound what that leaves unfinished."""
         if len(data) > self._slice:
             return self._read_in_slices(data)
-        # It keeps a method until it has read another, and what is refused before that would be taken for a HEAD.
-        if self._parser is None or (not self._unfinished and self._parser.get_method() == b"HEAD"):
+        if self._parser is None:
             self._parser = self._new_parser()
         self._unfinished = True
         try:
@@ -337,8 +331,13 @@ class RequestReader(HeadReader):
         self._phase = OVER
         self._slice = -1
 
-    def _fail(self, refusal: RequestRefused) -> None:
+    def _fail(self, refusal: RequestRefused, *, in_target: bool = False) -> None:
+        """Refuse what is being read; ``in_target`` says that the parser tripped over its target."""
         incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            refusal.method = incoming.method
+        elif self._url or in_target:  # Before these, the parser has the method of the request before.
+            refusal.method = self._parser.get_method().decode("ascii")
         self._read_no_more()
         # Its traceback refers to frames, and those to this.
         self._refuse(refusal.with_traceback(None), incoming)
@@ -370,7 +369,7 @@ class RequestReader(HeadReader):
         elif str(error) in _VERSION_ERRORS:
             self._fail(refuse("Unsupported version of HTTP", HTTPStatus.HTTP_VERSION_NOT_SUPPORTED))
         else:
-            self._fail(refuse(str(error)))
+            self._fail(refuse(str(error)), in_target=isinstance(error, httptools.HttpParserInvalidURLError))
 
     def _ignore_upgrade(self) -> None:
         """Have what follows an upgrade read as HTTP, as RFC 9110 section 7.8 allows.
