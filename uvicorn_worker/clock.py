@@ -1,4 +1,4 @@
-"""Once a second: the time, the ``date`` field, and the deadlines that have passed.
+"""With every tick: the time, the ``date`` field, and the deadlines that have passed.
 
 Nothing here asks the system for the time except through the reading that :meth:`Clock.tick` is given, so that a test
 can drive it by hand.
@@ -10,8 +10,13 @@ import math
 from email.utils import formatdate
 from typing import Protocol
 
-#: Seconds between two ticks.
+#: Seconds between two ticks, unless the master wants to hear of the worker more often.
 TICK = 1.0
+
+
+def tick_under(timeout: float) -> float:
+    """The seconds between two ticks where the master kills a worker that is silent for ``timeout``; 0 is for ever."""
+    return min(TICK, timeout / 2) if timeout else TICK
 
 
 class Waiting(Protocol):

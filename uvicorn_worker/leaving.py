@@ -26,23 +26,23 @@ def status_by(error: BaseException | None, otherwise: int) -> int:
     return error.code & 0xFF if isinstance(error.code, int) else 1
 
 
-def leave_within(seconds: float, status: int, log: Log, beat: Callable[[], None]) -> None:
+def leave_within(seconds: float, status: int, log: Log, beat: Callable[[], None], every: float) -> None:
     """Have the process end in so many seconds, though threads hold it that the interpreter waits for.
 
-    Where they end in time, it ends in its usual way. ``beat`` is called once a second meanwhile.
+    Where they end in time, it ends in its usual way. ``beat`` is called ``every`` so many seconds meanwhile.
     """
     _start_guard(status)  # Already now: while the interpreter waits, Python 3.12 and later start no thread.
-    _start(_watch, time.monotonic() + seconds, status, log, beat)
+    _start(_watch, time.monotonic() + seconds, status, log, beat, every)
 
 
 def _start(run: Callable[..., None], *args: object) -> None:
     threading.Thread(target=run, args=args, name="leaving", daemon=True).start()
 
 
-def _watch(end: float, status: int, log: Log, beat: Callable[[], None]) -> None:
+def _watch(end: float, status: int, log: Log, beat: Callable[[], None], every: float) -> None:
     while (left := end - time.monotonic()) > 0:
         beat()
-        time.sleep(min(1.0, left))
+        time.sleep(min(every, left))
     if _threads_left():
         leave(status, log)
 

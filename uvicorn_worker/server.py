@@ -16,7 +16,7 @@ from uvicorn_worker._types import Address, Application, Log
 from uvicorn_worker.accept import Acceptor
 from uvicorn_worker.broadcast.engines import engine_of
 from uvicorn_worker.broadcast.middleware import choose_engine
-from uvicorn_worker.clock import TICK, Clock
+from uvicorn_worker.clock import Clock, tick_under
 from uvicorn_worker.config import IDLE_GRACE, TOKEN, Settings
 from uvicorn_worker.errors import InvalidOption
 from uvicorn_worker.http11.exchange import Exchange
@@ -161,6 +161,7 @@ class Server:
         self._acceptor = Acceptor(self._service, listeners, self._make_protocol, tls)
         #: Whether the application has started.
         self.started = False
+        self._tick_seconds = tick_under(settings.timeout)
         self._ticking: asyncio.TimerHandle | None = None
         #: Has the time by which the drain has to be over, when it is done.
         self._stopping: asyncio.Future[float] = self._loop.create_future()
@@ -246,7 +247,7 @@ class Server:
     def _tick(self) -> None:
         if self._ticking is not None:
             self._ticking.cancel()
-        self._ticking = self._loop.call_later(TICK, self._tick)
+        self._ticking = self._loop.call_later(self._tick_seconds, self._tick)
         if self._heartbeat is not None:
             self._heartbeat()
         self._service.tick(time.monotonic(), time.time())

@@ -22,6 +22,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 from gunicorn.workers.base import Worker
 
+from uvicorn_worker.clock import tick_under
 from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings
 from uvicorn_worker.development import error_page, files_of
 from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
@@ -283,7 +284,7 @@ class UvicornWorker(Worker):
         try:
             self._worker_exit(server, worker)
         finally:
-            leave_within(self._thread_grace(), status, self.log, self.notify)
+            leave_within(self._thread_grace(), status, self.log, self.notify, tick_under(self.cfg.timeout))
 
     def _status_by(self, error: BaseException | None) -> int:
         """The status that Gunicorn has a worker end with."""

@@ -216,7 +216,7 @@ def test_a_shutdown_that_never_ends_is_bounded_by_graceful_timeout(serve: Serve)
 
 
 def test_a_long_shutdown_is_not_taken_for_a_hung_worker(serve: Serve) -> None:
-    server = serve("asgi_apps:stops_slowly", "--timeout", "1", "--graceful-timeout", "60", conf=HOOKS)
+    server = serve("asgi_apps:stops_slowly", "--timeout", "2", "--graceful-timeout", "60", conf=HOOKS)
     assert server.ask("/hello").body == b"hello"  # It has started.
     old, start = server.worker, server.log.position()
     server.signal(TERM, old)

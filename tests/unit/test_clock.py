@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from uvicorn_worker.clock import Clock, Deadlines
+from uvicorn_worker.clock import Clock, Deadlines, tick_under
 
 
 class Member:
@@ -167,3 +167,8 @@ def test_a_tick_looks_only_at_who_is_due() -> None:
     looked_at.clear()
     deadlines.tick(6.0)
     assert len(looked_at) == 101
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(0, 1.0), (1, 0.5), (2, 1.0), (30, 1.0)])
+def test_a_tick_comes_twice_within_the_timeout_of_a_silent_worker(timeout: int, seconds: float) -> None:
+    assert tick_under(timeout) == seconds

@@ -360,3 +360,35 @@ def test_a_server_without_a_lifespan_does_not_call_the_application(settings: dic
         assert app.calls == []
 
     run(main())
+
+
+class RecordingLoop(asyncio.SelectorEventLoop):
+    """Remembers for how many seconds it was told to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.delays: list[float] = []
+
+    def call_later(self, delay: float, *args: Any, **options: Any) -> asyncio.TimerHandle:
+        self.delays.append(delay)
+        return super().call_later(delay, *args, **options)
+
+
+@pytest.mark.parametrize(("timeout", "delay"), [(1.0, 0.5), (30.0, 1.0)])
+def test_a_server_shows_that_it_lives_twice_within_the_timeout_of_a_silent_worker(timeout: float, delay: float) -> None:
+    """A worker whose next sign of life is due when its time is up would be killed by chance."""
+    beats: list[float] = []
+
+    async def main() -> list[float]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, RecordingLoop)
+        server = Server(App(), Settings(timeout=timeout), [], Log(), heartbeat=lambda: beats.append(loop.time()))
+        loop.delays.clear()
+        loop.call_soon(server.stop)
+        await server.serve()
+        return loop.delays
+
+    with asyncio.Runner(loop_factory=RecordingLoop) as runner:
+        delays = runner.run(main())
+    assert len(beats) == delays.count(delay) > 0
+    assert {0.5, 1.0}.intersection(delays) == {delay}
