@@ -220,7 +220,8 @@ def refuses_connections(host: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(DEADLINE)
-        return sock.connect_ex((host, port)) != 0
+        # Where nobody listens, a client that was given the same port by chance is connected to itself.
+        return sock.connect_ex((host, port)) != 0 or sock.getsockname() == sock.getpeername()
 
 
 # -- a real client of WebSockets ----------------------------------------------------------------------

@@ -189,6 +189,8 @@ class Server:
         arguments = ["-c", str(conf_file), "-b", bind, "-w", str(workers), *options, app]
         self._count = workers
         self._wires: list[Wire] = []
+        #: By port, the sockets that this server listens with.
+        self._listeners: dict[int, set[str]] = {}
         self.log = Log()
         self.process = spawn([*command, *arguments], self.log, cwd=cwd or folder, env=env, pass_fds=pass_fds)
         Server.running.append(self)
@@ -197,6 +199,7 @@ class Server:
         try:
             eventually(lambda: self.process.poll() is not None or self.all_ready())
             assert self.process.poll() is None, "Gunicorn did not start"
+            self.addresses()
         except BaseException:
             self.kill_everything()
             raise
@@ -248,8 +251,7 @@ class Server:
     def assert_nothing_left(self) -> None:
         eventually(lambda: not self.processes(), message="a process is left")
         assert self.log.wait_for_end(), "somebody still holds the log open"
-        for host, port in self.addresses():
-            assert refuses_connections(host, port), f"{host}:{port} is still open"
+        assert self.refuses_connections(), f"one of {self.addresses()} is still open"
 
     def kill_everything(self) -> None:
         """For a server that did not end, or not as it should have."""
@@ -261,8 +263,12 @@ class Server:
     # where it is
 
     def addresses(self) -> list[tuple[str, int]]:
-        found = (re.findall(r"https?://([^,\s]+):(\d+)", line) for line in self.log.lines("Listening at: "))
-        return [(host.strip("[]"), int(port)) for hosts in found for host, port in hosts]
+        lines = (re.findall(r"https?://([^,\s]+):(\d+)", line) for line in self.log.lines("Listening at: "))
+        found = [(host.strip("[]"), int(port)) for hosts in lines for host, port in hosts]
+        for _, port in found:
+            if port not in self._listeners:
+                self._listeners[port] = listeners_at(port)
+        return found
 
     @property
     def address(self) -> tuple[str, int]:
@@ -273,7 +279,11 @@ class Server:
         return self.address[1]
 
     def refuses_connections(self) -> bool:
-        return all(refuses_connections(host, port) for host, port in self.addresses())
+        return all(refuses_connections(*address) or self._was_taken(address[1]) for address in self.addresses())
+
+    def _was_taken(self, port: int) -> bool:
+        """Whether a port that was given back is another server's by now: tests run side by side."""
+        return not self._listeners[port] & listeners_at(port)
 
     # talking to it
 
@@ -358,6 +368,13 @@ def run_to_its_end(app: str, *options: str, **more: Any) -> Ended:
 
 
 # -- the processes, from outside ------------------------------------------------------
+
+
+def listeners_at(port: int) -> set[str]:
+    """The inodes of the sockets that listen at `port`, whatever their address."""
+    tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    sockets = [line.split() for table in tables for line in table]
+    return {fields[9] for fields in sockets if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")}
 
 
 def processes_of_group(group: int) -> Iterator[int]:
