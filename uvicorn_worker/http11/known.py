@@ -23,6 +23,8 @@ class Section:
 
     #: In the kind of pairs that the interface shows, each the section's own.
     fields: tuple[Any, ...]
+    #: Whether these are tuples, and not lists.
+    has_tuples: bool
     #: The names and values, in turn, of those by which proxies tell of the client.
     forwarded: tuple[bytes, ...]
     #: Whether the connection ends with such a request.

@@ -128,7 +128,8 @@ class HTTP11Protocol(FlowControl, UsualReader, asyncio.Protocol):
             service.count_request()
         service.running.add(exchange)
         # The task has a copy of the context that this runs in, which is the connection's own.
-        exchange.task = service.create_task(exchange.run(service))
+        create_task = service.create_task
+        exchange.task = create_task(exchange.run(service))
 
     def _enqueue(self, exchange: Exchange | RequestRefused) -> None:
         if self._queue is None:

@@ -210,10 +210,12 @@ class RequestReader(HeadReader):
         if len(headers) > MOST_FIELDS or self._phase is not HEAD:
             return
         if exchange.body is ABSENT or self._can_be_taken(exchange):
-            fields = tuple(headers if self._exchange_class.has_tuples else ([*pair] for pair in headers))
+            has_tuples = self._exchange_class.has_tuples
+            fields = tuple(headers if has_tuples else ([*pair] for pair in headers))
             closes = not self._parser.should_keep_alive()
+            section = Section(fields, has_tuples, tuple(self._forwarded), closes)
             length = exchange.body_length if exchange.body is not ABSENT else 0
-            seen.append((exchange, Section(fields, tuple(self._forwarded), closes), cast(int, length)))
+            seen.append((exchange, section, cast(int, length)))
 
     def _can_be_taken(self, exchange: Exchange) -> bool:
         """Whether it makes no difference to anybody if all of the body comes with the head."""

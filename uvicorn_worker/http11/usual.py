@@ -38,10 +38,9 @@ class UsualReader(RequestReader):
         if request is None or section is None:
             return self._read_unknown(data, line, rest)
         method, target = request
-        exchange_class = self._exchange_class
         fields = section.fields
-        headers = [*fields] if exchange_class.has_tuples else [*map(_copy, fields)]
-        exchange = exchange_class(self, method, target, headers)
+        headers = [*fields] if section.has_tuples else [*map(_copy, fields)]
+        exchange = self._exchange_class(self, method, target, headers)
         if section.forwarded and not self._can_heed(exchange, section.forwarded):
             return self.feed(data)
         if content:

@@ -139,11 +139,14 @@ class HTTPASGI(GroupsExtension, ASGIReply):
                     self.held_start = None
                     if not self.keep_alive:
                         last_line = CLOSING_LENGTH_LINES[length]
-                    connection.write(b"".join((head, last_line, body)))
+                    write = connection.write
+                    write(b"".join((head, last_line, body)))
                     self.status = status
                     self.sent = length
                     self.reply = FINISHED
                     connection.go_on(self)
+                    if self._gone is False and not connection.write_paused:
+                        return  # Nothing is left of what is done below.
                 else:
                     self._send_whole_body(start, body)
             elif self.reply is not WAITING and self._trailers is None:

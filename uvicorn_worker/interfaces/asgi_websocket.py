@@ -129,10 +129,11 @@ class WebSocketASGI(GroupsExtension, _OverSession):
         (an ``OSError``) once the WebSocket is closed.
         """
         kind = message["type"]
-        self.check_open()
-        if kind == "websocket.send":
-            if self.state is not OPEN:
+        if self.state is not OPEN:
+            self.check_open()
+            if kind == "websocket.send":
                 raise IllegalMove("websocket.send before websocket.accept")
+        if kind == "websocket.send":
             if self.gathered is not NOTHING:
                 self.write_first()
             self.wire.send(*_payload_of(message))

@@ -125,7 +125,8 @@ class MessageReader:
                 except UnicodeDecodeError:
                     pass  # The other way knows what to do.
                 else:
-                    self._receive(text, None)
+                    receive = self._receive
+                    receive(text, None)
                     return
             elif kind == BINARY:
                 self._receive(None, apply_mask(data[6:], data[2:6]))
