@@ -38,6 +38,16 @@ class FlowControl:
         """So many of the bytes that wait, or all if there are fewer, are of messages to groups."""
         self._owed = size
 
+    def write_pieces(self, pieces: tuple[bytes, ...]) -> None:
+        """Write what is too long to be copied into one piece."""
+        if self._transport is None:
+            return
+        if self.service.has_writev:
+            self._transport.writelines(pieces)
+        else:
+            for piece in pieces:
+                self._transport.write(piece)
+
     async def room_to_write(self) -> None:
         """Return when the client has read enough, or has gone."""
         if self._room is None:

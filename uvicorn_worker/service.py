@@ -29,6 +29,7 @@ class Service:
         "create_task",
         "draining",
         "groups",
+        "has_writev",
         "head_waits",
         "held",
         "idle_waits",
@@ -69,6 +70,9 @@ class Service:
         self.scheme = "http"
         #: Where requests are observed, and only there.
         self.observer: Observing
+        #: Whether transports write several pieces by one system call, copying none, as uvloop's do: asyncio's copy all
+        #: of them or, in Python 3.12.0 to 3.13.0 at least, forget to pause the protocol.
+        self.has_writev = not isinstance(loop, asyncio.BaseEventLoop)
         #: Connections begin in copies of it, and so do the tasks of their requests.
         self.context = copy_context()
         # A task made by the loop is named by a number, which costs 2,000 instructions to write out; only a loop

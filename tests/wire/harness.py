@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import Context
 from typing import Any, TypeVar, cast
 
@@ -82,7 +82,8 @@ class Transport(asyncio.Transport):
         self.half_closed = False
         self.aborted = False
         self.lost = False
-        self.writes: list[bytes] = []
+        #: What came with each call, as a tuple where that was several pieces.
+        self.writes: list[Any] = []
         self.sent = bytearray()
         context.run(protocol.connection_made, self)
 
@@ -105,6 +106,14 @@ class Transport(asyncio.Transport):
             self._writing_paused = True
             # In a copy of the context, because the protocol may be writing within it.
             self._context.copy().run(cast(asyncio.Protocol, self._protocol).pause_writing)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        pieces = cast("tuple[bytes, ...]", (*list_of_data,))
+        assert all(type(piece) is bytes for piece in pieces), "a transport may keep references to what it is given"
+        writes = len(self.writes)
+        self.write(b"".join(pieces))
+        if len(self.writes) > writes:
+            self.writes[-1] = pieces
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
@@ -196,6 +205,11 @@ class Transport(asyncio.Transport):
         return None
 
 
+def pieces_of(writes: list[Any]) -> list[bytes]:
+    """What was written, whether it came piece by piece or several at once."""
+    return [piece for write in writes for piece in (write if type(write) is tuple else (write,))]
+
+
 class Client:
     """The other end of a connection."""
 
@@ -227,10 +241,16 @@ class Client:
         start, self._taken = self._taken, len(self.transport.sent)
         return bytes(self.transport.sent[start:])
 
-    def take_writes(self) -> list[bytes]:
-        """The transport's writes since the last call, each by itself."""
+    def take_writes(self) -> list[Any]:
+        """The transport's writes since the last call, each by itself: bytes, or a tuple of several pieces."""
         start, self._writes_taken = self._writes_taken, len(self.transport.writes)
         return self.transport.writes[start:]
+
+    def take_pieces(self) -> list[bytes]:
+        """The pieces that were written since the last call: by one call, where the loop copies none for that."""
+        writes = self.take_writes()
+        assert len(writes) == 1 or not isinstance(asyncio.get_running_loop(), uvloop.Loop)
+        return pieces_of(writes)
 
     @property
     def received(self) -> bytes:

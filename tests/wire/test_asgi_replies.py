@@ -212,9 +212,9 @@ async def test_a_long_body_is_not_copied_behind_its_head(serve: Serve) -> None:
     for size in (COPY_BOUND, COPY_BOUND + 1):
         _, client = await reply_to(serve, get(), start(), last(bytes(size)))
         head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size
-        writes = client.take_writes()
-        assert b"".join(writes) == head + bytes(size)
-        assert len(writes) == (1 if size == COPY_BOUND else 2)
+        pieces = client.take_pieces()
+        assert b"".join(pieces) == head + bytes(size)
+        assert len(pieces) == (1 if size == COPY_BOUND else 2)
 
 
 @pytest.mark.parametrize("body", [bytearray(b"hello"), memoryview(b"hello"), memoryview(b"h.e.l.l.o")[::2]])

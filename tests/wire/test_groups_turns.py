@@ -13,7 +13,7 @@ from uvicorn_worker.config import GATHERED_BYTES
 
 from .asgi_apps import close_event, sent
 from .conftest import Serve
-from .harness import Worker, get, turn
+from .harness import Worker, get, pieces_of, turn
 from .test_budget import Calls
 from .websocket_client import (
     BINARY,
@@ -80,7 +80,7 @@ def texts(*contents: str) -> bytes:
 
 
 def written(sockets: list[WebSocket]) -> list[list[bytes]]:
-    return [socket.client.take_writes() for socket in sockets]
+    return [pieces_of(socket.client.take_writes()) for socket in sockets]
 
 
 async def test_messages_of_a_turn_are_one_write_for_each_member_of_bytes_that_all_share(serve: Serve) -> None:

@@ -129,12 +129,27 @@ async def test_a_whole_reply_is_one_write(
 
 
 async def test_long_content_is_not_copied_behind_its_head(serve: Serve) -> None:
+    content = bytes(100_000)
     for request in (get(), get("/", "Connection: close")):
-        content = bytes(100_000)
-        _, client = await reply_to(serve, request, whole(content=content))
-        head, rest = client.take_writes()
-        assert head.endswith(b"\r\n\r\n")
-        assert rest is content
+        for fields in [], [(b"content-length", b"100000")]:
+            _, client = await reply_to(serve, request, whole(200, *fields, content=content))
+            head, rest = client.take_pieces()
+            assert head.endswith(b"\r\n\r\n")
+            assert rest is content
+
+
+async def test_long_content_is_not_copied_into_its_chunk(serve: Serve) -> None:
+    content = bytes(100_000)
+    _, client = await reply_to(serve, get(), start(), last(content))
+    head, size, rest, *end = client.take_pieces()
+    assert (size, b"".join(end)) == (b"186a0\r\n", b"\r\n0\r\n\r\n")
+    assert rest is content
+
+
+async def test_long_content_is_left_out_of_the_reply_to_a_head(serve: Serve) -> None:
+    for messages in [start(), part(bytes(100_000)), last(bytes(100_000))], [whole(content=bytes(100_000))]:
+        received, _ = await reply_to(serve, HEAD, *messages)
+        assert received.endswith(b"\r\n\r\n") and len(received) < 100
 
 
 @pytest.mark.parametrize("status", [204, 304])

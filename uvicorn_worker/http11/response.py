@@ -43,6 +43,10 @@ class ResponseWire(BodyWire, Protocol):
 
     def write(self, data: bytes, /) -> None: ...
 
+    def write_pieces(self, pieces: tuple[bytes, ...]) -> None:
+        """Write what is too long to be copied into one piece."""
+        ...
+
     def is_closing(self) -> bool:
         """Whether what is written may lead nowhere."""
         ...
@@ -121,11 +125,10 @@ class Response(RequestBody):
             return self._send_whole_unusual(status, fields, content)
         length = len(content)
         last_lines = LAST_LENGTH_LINES[length] if self.keep_alive else CLOSING_LENGTH_LINES[length]
-        write = connection.write  # To call it where it is kept takes 130 instructions more.
         if length > COPY_BOUND:
-            write(head + last_lines)
-            write(content)
+            connection.write_pieces((head + last_lines, content))
         else:
+            write = connection.write  # To call it where it is kept takes 130 instructions more.
             write(b"".join((head, last_lines, content)))
         self.status = status
         self.sent = length
@@ -139,9 +142,10 @@ class Response(RequestBody):
             return self._send_interim(status, fields)
         head, content = self._make_head(status, fields, content)
         self.sent = len(content)
-        self.connection.write(head + content if len(content) <= COPY_BOUND else head)
         if len(content) > COPY_BOUND:
-            self.connection.write(content)
+            self.connection.write_pieces((head, content))
+        else:
+            self.connection.write(head + content)
         self._finish()
 
     def _finish(self) -> None:
@@ -198,7 +202,7 @@ class Response(RequestBody):
             return
         if finish and frame is chunked:
             pieces += (framing.last_chunk(trailers),)
-        self._send(pieces)
+        self._send(pieces, is_long=len(content) > COPY_BOUND)
         if finish:
             self._finish()
 
@@ -299,9 +303,12 @@ class Response(RequestBody):
         if self.reply is OPEN:
             self._send(())
 
-    def _send(self, pieces: tuple[bytes, ...]) -> None:
-        """Have what was gathered leave, and ``pieces``."""
+    def _send(self, pieces: tuple[bytes, ...], *, is_long: bool = False) -> None:
+        """Have what was gathered leave, and ``pieces``, which are long where one is."""
         gathered, self._gathered = self._gathered, None
-        data = b"".join((*gathered, *pieces) if gathered else pieces)
-        if data:
+        if gathered:
+            pieces = (*gathered, *pieces)
+        if is_long and pieces:
+            self.connection.write_pieces(pieces)
+        elif data := b"".join(pieces):
             self.connection.write(data)

@@ -150,8 +150,7 @@ class WebSocketProtocol(FlowControl, MessageReader, asyncio.Protocol):
         elif size <= COPY_BOUND:
             self.write(head(kind, size) + payload)
         else:
-            self.write(head(kind, size))
-            self.write(payload)
+            self.write_pieces((head(kind, size), payload))
 
     def _write_out(self) -> None:
         """Write what the library was asked to send, which is not the end of the stream."""
