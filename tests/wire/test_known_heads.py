@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uvicorn_worker.config import BLANK_BYTES
-from uvicorn_worker.http11.known import MOST_BYTES
+from uvicorn_worker.http11.known import MOST_BYTES, KnownHeads, Section
 from uvicorn_worker.http11.upgrade import Upgrade, UpgradedProtocol
 
 from .conftest import Serve
@@ -412,6 +412,17 @@ async def test_no_more_is_remembered_than_a_bound(serve: Serve) -> None:
     assert known.sections_of_bodies
     client.take()
     assert await client.ask(get("/1499", "X: 1499")) == HELLO
+
+
+def test_what_is_known_already_takes_no_place_of_others() -> None:
+    known, request, section = KnownHeads(), ("GET", None), Section((), True, (), False)
+    for number in range(1024):
+        known.add(b"%d" % number, request, b"%d" % (number % 256), section, number % 2)
+    known.add(b"0", request, b"0", section, 0)
+    known.add(b"1", request, b"1", section, 1)
+    assert (len(known.lines), len(known.sections), len(known.sections_of_bodies)) == (1024, 128, 128)
+    known.add(b"new", request, b"new", section, 0)
+    assert (known.lines, known.sections, known.sections_of_bodies) == ({b"new": request}, {b"new": section}, {})
 
 
 @pytest.mark.parametrize("head", [get("/" + "a" * 600), get("/", *["X: y"] * 80)], ids=["line", "fields"])

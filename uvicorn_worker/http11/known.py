@@ -64,13 +64,12 @@ class KnownHeads:
         """Remember a head that a body of this ``length`` follows; what is full begins anew."""
         if len(line) > _MOST_LINE_BYTES:
             return
-        if len(self.lines) >= _MOST_LINES:
+        if line not in self.lines and len(self.lines) >= _MOST_LINES:
             self.lines.clear()
         self.lines[line] = request
-        if len(self.sections) + len(self.sections_of_bodies) >= _MOST_SECTIONS:
+        sections: dict[Any, Section] = self.sections_of_bodies if length else self.sections
+        key = (raw_section, length) if length else raw_section
+        if key not in sections and len(self.sections) + len(self.sections_of_bodies) >= _MOST_SECTIONS:
             self.sections.clear()
             self.sections_of_bodies.clear()
-        if length:
-            self.sections_of_bodies[raw_section, length] = section
-        else:
-            self.sections[raw_section] = section
+        sections[key] = section

@@ -62,13 +62,13 @@ class UsualReader(RequestReader):
 
     def _read_unknown(self, data: bytes, line: bytes, rest: bytes) -> None:
         """Have the parser read what has come, and remember the head if it is not the first of its kind."""
-        raw_section = rest if rest.endswith(_HEAD_END) else rest[: rest.find(_HEAD_END) + len(_HEAD_END)]
+        raw_section = rest[: rest.find(_HEAD_END) + len(_HEAD_END)]
         if self.service.known_heads.has_met(line, raw_section):
-            self._learn(data)
+            self._learn(data, line, raw_section)
         else:
             self.feed(data)
 
-    def _learn(self, data: bytes) -> None:
+    def _learn(self, data: bytes, line: bytes, raw_section: bytes) -> None:
         """Have the parser read what has come, and remember the head of that if it is one request and nothing beside."""
         self._seen = []
         try:
@@ -79,11 +79,9 @@ class UsualReader(RequestReader):
             return
         exchange, section, length = seen[0]
         method, target = exchange.method, exchange.target
-        line = b"%b %b HTTP/1.1" % (method.encode("ascii"), target.raw)
-        head_size = data.find(_HEAD_END) + len(_HEAD_END)
         # Or else the head that was seen is one behind, or before, something that makes no request.
-        is_whole = head_size + length == len(data)
+        is_whole = len(line) + len(b"\r\n") + len(raw_section) + length == len(data)
         # A line of another version is not this one; another form of target changes the fields.
-        if is_whole and target.raw.startswith(b"/") and data.startswith(line + b"\r\n"):
-            raw_section = data[len(line) + len(b"\r\n") : head_size]
+        is_usual = target.raw.startswith(b"/") and line == b"%b %b HTTP/1.1" % (method.encode("ascii"), target.raw)
+        if is_whole and is_usual:
             self.service.known_heads.add(line, (method, target), raw_section, section, length)
