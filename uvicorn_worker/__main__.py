@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import traceback
+from typing import Any
 
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.config import Config
 
 from uvicorn_worker import __version__
+from uvicorn_worker.errors import LoadFailed
 
 _WORKER_CLASS = "uvicorn_worker.UvicornWorker"
 
@@ -22,6 +26,8 @@ class _Config(Config):  # type: ignore[misc]  # Gunicorn has no types.
 
 
 class _Application(WSGIApplication):  # type: ignore[misc]
+    callable: Any
+
     def load_default_config(self) -> None:
         self.cfg = _Config(self.usage, prog=self.prog)
         self.cfg.set("worker_class", _WORKER_CLASS)
@@ -32,6 +38,12 @@ class _Application(WSGIApplication):  # type: ignore[misc]
             self._ask_worker_class()
         super().run()
 
+    def load(self) -> Any:
+        """Gunicorn's own check loads what has been loaded."""
+        if self.callable is None:
+            self.callable = super().load()
+        return self.callable
+
     def _ask_worker_class(self) -> None:
         try:
             worker_class = self.cfg.worker_class
@@ -39,6 +51,23 @@ class _Application(WSGIApplication):  # type: ignore[misc]
                 worker_class.check_config(self.cfg, logging.getLogger("gunicorn.error"))
         except RuntimeError as error:
             sys.exit(f"\nError: {error}\n")
+        if hasattr(worker_class, "check_application"):
+            self._check_application(worker_class)
+
+    def _check_application(self, worker_class: Any) -> None:
+        # These it would find if it was started.
+        sys.path[:0] = [os.path.abspath(path) for path in (self.cfg.pythonpath or "").split(",") if path]
+        os.environ.update(self.cfg.env)
+        try:
+            worker_class.check_application(self)
+        except LoadFailed as failure:
+            if isinstance(failure.__cause__, ImportError) and not failure.is_misspelt:
+                traceback.print_exception(failure.__cause__)
+            sys.exit(f"\nError: {failure}\n")
+        except Exception:
+            print("\nError while loading the application:\n", file=sys.stderr)
+            traceback.print_exc()
+            sys.exit(1)
 
 
 def main() -> None:

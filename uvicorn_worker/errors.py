@@ -15,6 +15,16 @@ class InvalidApplication(UvicornWorkerError, TypeError):
     """The loaded object is not an application that this worker can call."""
 
 
+class LoadFailed(UvicornWorkerError):
+    """The application could not be loaded: the text is the line that says why, and ``status`` the worker's last."""
+
+    def __init__(self, line: str, status: int, *, is_misspelt: bool = False) -> None:
+        super().__init__(line)
+        self.status = status
+        #: Whether its module is not there, by that name.
+        self.is_misspelt = is_misspelt
+
+
 class StartupFailed(UvicornWorkerError):
     """The application could not start, and says why."""
 

@@ -19,7 +19,8 @@ import uvloop
 
 from uvicorn_worker.broadcast.directory import own_directory
 from uvicorn_worker.config import Settings
-from uvicorn_worker.interfaces.detect import detect_interface
+from uvicorn_worker.errors import InvalidApplication
+from uvicorn_worker.interfaces.detect import applications_beside, detect_interface
 from uvicorn_worker.options import read_options
 from uvicorn_worker.server import Server
 
@@ -40,7 +41,7 @@ def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) 
     can't be had, nor the directory that ``groups`` names.
     """
     if isinstance(app, str):
-        app = pkgutil.resolve_name(app)
+        app = _find(app)
     settings = Settings(**read_options(options, os.environ, source="run"))
     detect_interface(app, settings.interface)  # raises before anything is listened on
     directory = urlsplit(settings.groups).path
@@ -57,6 +58,16 @@ def run(app: Any, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) 
             _serve_until_signalled(partial(_in_thread, serve))
         else:
             _serve_until_signalled(serve)
+
+
+def _find(name: str) -> Any:
+    """What is called so; an error in its own module is that module's."""
+    try:
+        return pkgutil.resolve_name(name)
+    except AttributeError as error:
+        if getattr(error.obj, "__name__", None) != name.partition(":")[0]:
+            raise
+        raise InvalidApplication(f"{name!r} is not there{applications_beside(name)}") from None
 
 
 def _loop_is_running() -> bool:

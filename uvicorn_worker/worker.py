@@ -19,18 +19,17 @@ import gunicorn
 import uvloop
 from gunicorn import sock
 from gunicorn.arbiter import Arbiter
-from gunicorn.errors import AppImportError
 from gunicorn.workers.base import Worker
 
 from uvicorn_worker.clock import tick_under
 from uvicorn_worker.config import RELOAD_GRACE, TASK_GRACE, THREAD_GRACE, Settings
 from uvicorn_worker.development import error_page, files_of
-from uvicorn_worker.errors import InvalidApplication, InvalidOption, StartupFailed, WorkerExit
+from uvicorn_worker.errors import InvalidOption, LoadFailed, StartupFailed, WorkerExit
 from uvicorn_worker.gunicorn_settings import judge
 from uvicorn_worker.http11.upgrade import UpgradeHandler
 from uvicorn_worker.inherited import directory_of_master, keep_shared, signals_before
-from uvicorn_worker.interfaces.detect import applications_beside, detect_interface, fault_of_uri
 from uvicorn_worker.leaving import close_loop, ignore_exits, leave, leave_within, status_by
+from uvicorn_worker.loading import load
 from uvicorn_worker.observation import Observation, lend_handlers
 from uvicorn_worker.options import read_options, settings_under
 from uvicorn_worker.server import UPGRADES, Server, read_upgrades
@@ -69,6 +68,14 @@ class UvicornWorker(Worker):
             cls._warn_of_change(log)
         except InvalidOption as error:
             raise RuntimeError(str(error)) from None
+
+    @classmethod
+    def check_application(cls, app: Any) -> None:
+        """Load what ``app``, Gunicorn's object for an application, names, as a worker would.
+
+        Raises :class:`LoadFailed`, and whatever else is raised by the application's modules.
+        """
+        load(app, cls._settings_of(app.cfg).interface)
 
     @classmethod
     def _warn_of_change(cls, log: Any) -> None:
@@ -135,51 +142,32 @@ class UvicornWorker(Worker):
 
         With ``reload`` on, it is shown to whoever asks until a file has changed.
         """
-        self._uri: str = getattr(self.app, "app_uri", None) or ""
-        if not self.cfg.paste and (fault := fault_of_uri(self._uri)):  # paste names a file
-            self._fail_boot(f"The application could not be imported: {fault}", Arbiter.APP_LOAD_ERROR)
         try:
             self._load_or_show()
-        except ImportError as error:
-            if not self._is_about_application_module(error):
-                self.log.exception("The application could not be imported")
-                self._fail_boot(f"The application could not be imported: {error}", Arbiter.APP_LOAD_ERROR)
-            hint = f"{error} (looked for in {os.getcwd()}; --chdir says where else)"
-            self._fail_boot(f"The application could not be imported: {hint}", Arbiter.APP_LOAD_ERROR)
-        except AppImportError as error:
-            fault = f"{error}{applications_beside(self._uri)}"
-            self._fail_boot(f"The application could not be loaded: {fault}", Arbiter.APP_LOAD_ERROR)
-        except WorkerExit:
-            raise
-        except SystemExit as error:
-            self._fail_boot(f"The application exited when it was imported: {error}", Arbiter.WORKER_BOOT_ERROR)
-        except InvalidApplication as error:
-            self._fail_boot(f"Not an application: {error}", Arbiter.WORKER_BOOT_ERROR)
+        except LoadFailed as failure:
+            cause = failure.__cause__
+            if isinstance(cause, ImportError) and not failure.is_misspelt:
+                self.log.error("The application could not be imported", exc_info=cause)
+            self._fail_boot(str(failure), failure.status)
 
     def _load_or_show(self) -> None:
         try:
-            self.wsgi = self.app.wsgi()
-            detect_interface(self.wsgi, self._settings.interface)
+            self.wsgi = load(self.app, self._settings.interface)
         except WorkerExit:
             raise
         except (Exception, SystemExit) as error:
-            is_misspelt = isinstance(error, ImportError) and self._is_about_application_module(error)
-            if self.reloader is None or is_misspelt:
+            if self.reloader is None or (isinstance(error, LoadFailed) and error.is_misspelt):
                 raise
-            self.log.exception("The application could not be loaded")
-            for file in files_of(error):
+            cause = error.__cause__ if isinstance(error, LoadFailed) and error.__cause__ else error
+            self.log.error("The application could not be loaded", exc_info=cause)
+            for file in files_of(cause):
                 self.reloader.add_extra_file(file)
-            self._show("".join(traceback.format_exception(error)))
+            self._show("".join(traceback.format_exception(cause)))
 
     def _show(self, failure: str) -> None:
         """Serve a page that tells of a failure in the place of the application."""
         self.wsgi = error_page(failure)
         self._settings = replace(self._settings, interface="channels")
-
-    def _is_about_application_module(self, error: ImportError) -> bool:
-        """Whether a module that wasn't found is the one that the command line names, or a package of it."""
-        name = error.name or getattr(error.__context__, "name", None)  # of a file, Gunicorn says what may be meant
-        return name is not None and f"{self._uri.partition(':')[0]}.".startswith(f"{name}.")
 
     def _fail_boot(self, line: str, status: int) -> NoReturn:
         self.log.error(line)

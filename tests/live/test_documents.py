@@ -31,7 +31,6 @@ BEGINNINGS = {
     "asgi3": ["gunicorn -k"],
     "contributing": ["python3 -m venv"],
     "groups": [
-        "async def chat",
         "groups = scope",
         "from uvicorn_worker import groups",
         "async def news",
@@ -215,7 +214,7 @@ def test_extras_that_are_to_be_installed_are_there() -> None:
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.rst")]
-    named = {name for text in texts for name in re.findall(r"worker\[(\w+)\]", text)}
+    named = {name for text in texts for name in re.findall(r"clone\[(\w+)\]'", text)}
     assert named == set(setup["options.extras_require"]) - {"test"}
 
 

@@ -3,15 +3,14 @@
 import re
 import shlex
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-from .client import Wire, refuses_connections
-from .harness import Log, Serve, Server, eventually, spawn
+from .client import Wire
+from .harness import Log, Serve, Server, spawn
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,14 +91,12 @@ def test_the_asgi_application_by_a_configuration_file(serve: Serve, tmp_path: Pa
 
 
 def test_a_server_in_the_calling_process(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        host, port = listener.getsockname()
-    (tmp_path / "script.py").write_text(block("import uvicorn_worker").replace("port=8000", f"port={port}"))
+    (tmp_path / "script.py").write_text(block("import uvicorn_worker").replace("port=8000", "port=0"))
     log = Log()
     process = spawn(["script.py"], log, cwd=tmp_path)
     try:
-        eventually(lambda: not refuses_connections(host, port))
-        with Wire((host, port)) as wire:
+        port = int(log.wait_for(r"Listening at: http://127\.0\.0\.1:(\d+)")[1])
+        with Wire(("127.0.0.1", port)) as wire:
             assert wire.ask("/").body == b"Hello World"
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0

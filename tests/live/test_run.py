@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,13 +41,11 @@ class Running:
     """A process that has called `run`."""
 
     def __init__(self, folder: Path, script: str = SCRIPT, **env: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.address = listener.getsockname()
         (folder / "script.py").write_text(script)
         self.log = Log()
-        self.process = spawn(["script.py", str(self.address[1])], self.log, cwd=folder, env=env)
-        eventually(lambda: not refuses_connections(*self.address) or self.process.poll() is not None)
-        assert self.process.poll() is None, str(self.log)
+        self.process = spawn(["script.py", "0"], self.log, cwd=folder, env=env)
+        host, port = self.log.wait_for(r"Listening at: http://(.+):(\d+)$").groups()
+        self.address = host, int(port)
 
     def kill(self) -> None:
         self.process.kill()
@@ -122,12 +119,28 @@ def test_options_of_the_environment_win_over_arguments(tmp_path: Path) -> None:
         running.kill()
 
 
+@pytest.mark.parametrize("running", [SCRIPT.replace("apps.app", "'apps:app'")], indirect=True, ids=[""])
+def test_an_application_can_be_named(running: Running) -> None:
+    with Wire(running.address) as wire:
+        assert wire.ask("/hello").status == 200
+
+
 @pytest.mark.parametrize("script", [SCRIPT, IN_A_LOOP], ids=["", "where a loop runs"])
-def test_what_is_no_application_raises_out_of_run(tmp_path: Path, script: str) -> None:
-    (tmp_path / "script.py").write_text(script.replace("apps.app", "print"))
+@pytest.mark.parametrize(
+    ("app", "error"),
+    [
+        ("print", "InvalidApplication: builtins:print is not a coroutine function"),
+        ("'apps:nope'", r"InvalidApplication: 'apps:nope' is not there \(there is apps:app, "),
+        ("'nope:app'", "ModuleNotFoundError: No module named 'nope'"),
+        ("'tripping:app'", "AttributeError: module 'apps' has no attribute 'nope'"),
+    ],
+)
+def test_what_is_no_application_raises_out_of_run(tmp_path: Path, script: str, app: str, error: str) -> None:
+    (tmp_path / "tripping.py").write_text("import apps\napps.nope\n")
+    (tmp_path / "script.py").write_text(script.replace("apps.app", app))
     log = Log()
     process = spawn(["script.py", "0"], log, cwd=tmp_path)
     assert process.wait(20) == 1
     assert log.wait_for_end()
-    assert "InvalidApplication" in log
+    assert len(log.lines(error)) == 1
     assert "run has returned" not in log

@@ -1,6 +1,7 @@
 """Gunicorn's settings: what can't be had is refused before any fork, and what means nothing is told of, once."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -134,10 +135,12 @@ def test_worker_connections_away_from_the_default_is_a_ceiling(serve: Serve) -> 
 # -- asking beforehand
 
 
-def check(folder: Path, *options: str, command: str = "uvicorn_worker") -> tuple[int, Log]:
+def check(
+    folder: Path, *options: str, app: str = "apps:app", command: str = "uvicorn_worker"
+) -> tuple[int, Log]:
     """The exit status and the output of the command with `--check-config` or what else is given."""
     log = Log()
-    process = spawn(["-m", command, *options, "apps:app"], log, cwd=folder)
+    process = spawn(["-m", command, *options, app], log, cwd=folder)
     try:
         eventually(lambda: process.poll() is not None)
     finally:
@@ -155,6 +158,48 @@ def test_the_packages_command_checks_what_the_worker_does(tmp_path: Path, option
     (line,) = log.lines("TLS can't be set up by certfile = 'bad.pem'")
     assert line.startswith("Error: ")
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("option", ["--check-config", "--print-config"])
+@pytest.mark.parametrize(
+    ("app", "line"),
+    [
+        ("apps:not_a_coroutine", "Not an application: apps:not_a_coroutine is not a coroutine function"),
+        ("apps:too_many", "Not an application: apps:too_many takes 4 positional arguments"),
+        ("apps:nope", "The application could not be loaded: Failed to find attribute 'nope' in 'apps'"),
+        ("no_such_module:app", "The application could not be imported: No module named 'no_such_module'"),
+        ("folder/apps.py:app", "The application could not be imported: 'folder/apps.py' is a path"),
+    ],
+)
+def test_the_packages_command_checks_the_application_as_a_worker_does(
+    tmp_path: Path, app: str, line: str, option: str
+) -> None:
+    status, log = check(tmp_path, option, app=app)
+    assert status == 1
+    assert len(log.lines(f"^Error: {re.escape(line)}")) == 1
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("source", ["import no_such_module", "raise RuntimeError('not today')", "1 +"])
+def test_the_packages_command_shows_what_the_applications_module_raises(tmp_path: Path, source: str) -> None:
+    (tmp_path / "failing.py").write_text(source)
+    status, log = check(tmp_path, "--check-config", app="failing:app")
+    assert status == 1
+    assert len(log.lines("^Traceback")) == 1
+    assert log.lines("no_such_module|not today|SyntaxError")
+
+
+def test_the_packages_command_finds_the_application_where_a_worker_does(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "placed.py").write_text("import os\nfrom apps import app\nos.environ['PLACE']\n")
+    options = ("--pythonpath", "elsewhere", "--env", "PLACE=here")
+    assert check(tmp_path, "--check-config", *options, app="placed:app")[0] == 0
+
+
+def test_the_packages_command_makes_an_application_once(tmp_path: Path) -> None:
+    (tmp_path / "factory.py").write_text("from apps import app\ndef make():\n print('made')\n return app\n")
+    status, log = check(tmp_path, "--check-config", app="factory:make()")
+    assert (status, log.lines("^made$")) == (0, ["made"])
 
 
 def test_the_packages_command_warns_when_it_checks(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ FLOORS: dict[int, set[str]] = {
     9: {"http11.usual", "interfaces.asgi", "broadcast.engines"},
     10: {"http11.protocol", "broadcast.outside"},
     11: {"accept", "observe"},
-    12: {"observation", "server"},
+    12: {"loading", "observation", "server"},
     13: {"worker", "run", "channel_layer", "__init__", "__main__", "broadcast.__init__"},
 }
 
@@ -55,7 +55,7 @@ MEANT = {
 
 #: Who may import what from outside.
 ONLY_IN = {
-    "gunicorn": {"worker", "observation", "__main__"},
+    "gunicorn": {"worker", "loading", "observation", "__main__"},
     "uvloop": {"worker", "run"},
     "httptools": {"http11.reader"},
     "websockets": {"websocket.frames", "websocket.handshake", "websocket.reader", "websocket.protocol"},

@@ -140,5 +140,5 @@ def test_what_the_extra_has_and_is_not_there_is_said_so(
     monkeypatch.setattr("importlib.metadata.version", find)
     with pytest.raises(InvalidOption) as raised:
         read_options({"groups": "redis://h"}, {})
-    assert str(raised.value).endswith(f": {reason}: pip install 'uvicorn-worker[redis]'")
+    assert str(raised.value).endswith(f": {reason}: pip install 'redis[hiredis]==8.*'")
     assert read_options({"groups": "local://"}, {}) == {"groups": "local://"}

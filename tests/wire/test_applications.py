@@ -20,7 +20,7 @@ REFUSED = (
 
 STARTED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n"
 
-UNFINISHED = "The application returned without finishing its reply (was each send awaited?): GET /bad"
+UNFINISHED = "The application returned without finishing its reply (does it reply, with each send awaited?): GET /bad"
 
 
 class Group(BaseException):

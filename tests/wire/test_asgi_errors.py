@@ -89,7 +89,7 @@ def connect(serve: Serve, turns: Turns, error: BaseException | None) -> tuple[AS
     return worker, worker.connect()
 
 
-UNFINISHED = "The application returned without finishing its reply (was each send awaited?): GET /bad"
+UNFINISHED = "The application returned without finishing its reply (does it reply, with each send awaited?): GET /bad"
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=IDS)

@@ -17,7 +17,8 @@ _SECRETS = (
     (re.compile(r"(pass\w*=)[^&]*", re.IGNORECASE), r"\1***"),
 )
 
-_EXTRA = "pip install 'uvicorn-worker[redis]'"
+#: What the extra ``redis`` asks for. The package's own name would bring another package of that name from PyPI.
+_EXTRA = f"pip install 'redis[hiredis]=={REDIS_PY}.*'"
 
 
 def engine_url(value: Any) -> str:

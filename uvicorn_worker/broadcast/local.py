@@ -174,7 +174,7 @@ class LocalEngine(Engine):
             names = ", ".join(sorted(self._unanswered))
             self.has_missed(f"no answer from the workers {names} within {GROUPS_JOIN_TIME:g} s", frozenset())
         self._joined = None
-        self.log.info("Groups: connected with other workers: %d", len(self._peers))
+        self.log.debug("Groups: connected with other workers: %d", len(self._peers))
 
     async def _listen(self, directory: str) -> None:
         check_owner(directory, os.geteuid())

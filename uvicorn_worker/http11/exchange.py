@@ -130,7 +130,8 @@ class Exchange(Response):
 
     def _application_returned(self) -> None:
         """It has returned, and its reply is not finished."""
-        self._answer_for_the_application("returned without finishing its reply (was each send awaited?)", None)
+        what = "returned without finishing its reply (does it reply, with each send awaited?)"
+        self._answer_for_the_application(what, None)
 
     def _settle(self, error: BaseException) -> None:
         """See to what the application has raised; close at once where there is no memory for that."""

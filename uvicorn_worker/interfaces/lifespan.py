@@ -91,7 +91,8 @@ class Lifespan:
             self._failure = f"it raised {error!r}"
             self._log.error("The application's startup raised", exc_info=error)
         else:
-            self._log.info("The application has no ASGI lifespan (%r)", error)
+            why = f" ({error!r})" if str(error) else ""  # A bare assertion, as in many examples, says nothing.
+            self._log.info("The application has no ASGI lifespan%s", why)
 
     def _move(self, stage: Stage) -> None:
         self._stage = stage
