@@ -29,7 +29,6 @@ class Service:
         "create_task",
         "draining",
         "groups",
-        "has_writev",
         "head_waits",
         "held",
         "idle_waits",
@@ -70,9 +69,6 @@ class Service:
         self.scheme = "http"
         #: Where requests are observed, and only there.
         self.observer: Observing
-        #: Whether transports write several pieces by one system call, copying none, as uvloop's do: asyncio's copy all
-        #: of them or, in Python 3.12.0 to 3.13.0 at least, forget to pause the protocol.
-        self.has_writev = not isinstance(loop, asyncio.BaseEventLoop)
         #: Connections begin in copies of it, and so do the tasks of their requests.
         self.context = copy_context()
         # A task made by the loop is named by a number, which costs 2,000 instructions to write out; only a loop
@@ -108,6 +104,15 @@ class Service:
         self.on_quota: Callable[[], None] = _nothing
         #: Called when a connection or a call of the application has ended.
         self.on_less: Callable[[], None] = _nothing
+
+    @property
+    def has_writev(self) -> bool:
+        """Whether transports write several pieces by one system call and copy none, as uvloop's do.
+
+        With TLS, each piece would be a record of its own. asyncio's transports copy all pieces or, in Python 3.12.0 to
+        3.13.0 at least, forget to pause the protocol.
+        """
+        return self.scheme == "http" and not isinstance(self.loop, asyncio.BaseEventLoop)
 
     def _make_waits(self, clock: Clock) -> None:
         settings = self.settings

@@ -209,6 +209,8 @@ class Server:
         try:
             self.hang_up()
             if self.process.poll() is None:
+                for _, port in self.addresses():  # A reload may have bound it anew.
+                    self._listeners[port] |= listeners_at(port)
                 self.signal(signal.SIGTERM)
                 self.wait()
             self.assert_nothing_left()
@@ -266,7 +268,7 @@ class Server:
         lines = (re.findall(r"https?://([^,\s]+):(\d+)", line) for line in self.log.lines("Listening at: "))
         found = [(host.strip("[]"), int(port)) for hosts in lines for host, port in hosts]
         for _, port in found:
-            if port not in self._listeners:
+            if not self._listeners.get(port):
                 self._listeners[port] = listeners_at(port)
         return found
 
@@ -283,7 +285,7 @@ class Server:
 
     def _was_taken(self, port: int) -> bool:
         """Whether a port that was given back is another server's by now: tests run side by side."""
-        return not self._listeners[port] & listeners_at(port)
+        return bool(self._listeners[port]) and not self._listeners[port] & listeners_at(port)
 
     # talking to it
 

@@ -207,7 +207,7 @@ class Transport(asyncio.Transport):
 
 def pieces_of(writes: list[Any]) -> list[bytes]:
     """What was written, whether it came piece by piece or several at once."""
-    return [piece for write in writes for piece in (write if type(write) is tuple else (write,))]
+    return [piece for write in writes for piece in (write if type(write) is tuple else (write,)) if piece]
 
 
 class Client:

@@ -10,7 +10,7 @@ import pytest
 from uvicorn_worker.config import COPY_BOUND
 from uvicorn_worker.errors import ClientDisconnected, IllegalMove, InvalidReply
 
-from .asgi_apps import Event, Puppet, Script, asgi_hello, last, part, start
+from .asgi_apps import Event, Puppet, Receive, Script, Send, asgi_hello, last, part, start
 from .conftest import Serve
 from .harness import HELLO, Client, get, turn
 
@@ -234,6 +234,25 @@ async def test_a_body_that_changes_after_it_was_sent_is_sent_as_it_was(serve: Se
     body[:] = b"other"
     client.read()
     assert client.take() == HELLO
+
+
+async def test_the_send_of_a_whole_reply_waits_for_a_client_that_reads_too_slowly(serve: Serve) -> None:
+    returned: list[None] = []
+
+    async def app(scope: Event, receive: Receive, send: Send) -> None:
+        await send(start())
+        await send(last(bytes(16_000)))
+        returned.append(None)
+
+    client = serve.asgi(app).connect()
+    client.stop_reading()
+    for _ in range(5):
+        client.send(get())
+        await turn()
+    assert len(returned) == 4
+    client.read()
+    await turn()
+    assert len(returned) == 5
 
 
 async def test_fields_may_be_any_iterable(serve: Serve) -> None:

@@ -178,6 +178,15 @@ async def test_a_stalled_body_raises_out_of_receive_and_is_answered_with_408(ser
     assert client.state == "half-closed"
 
 
+async def test_a_stalled_body_of_a_head_request_is_answered_without_body(serve: Serve) -> None:
+    worker = serve(Echo())
+    client = worker.connect()
+    client.send(b"HEAD / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n", b"x")
+    await worker.seconds_until_end(client)
+    assert client.received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert client.received.endswith(b"connection: close\r\n\r\n")
+
+
 async def test_each_byte_of_a_body_begins_its_time_anew(serve: Serve) -> None:
     worker = serve(Echo(), timeout=30.0)
     client = worker.connect()

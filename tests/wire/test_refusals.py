@@ -7,7 +7,7 @@ from corpus import INVALID
 from corpus.checks import SMUGGLED
 
 from .conftest import Serve
-from .harness import Echo, asyncio_only, get, ok
+from .harness import Echo, Gate, asyncio_only, get, ok, turn
 
 #: Cases with a good head.
 BAD_BODIES = [name for name, case in INVALID.items() if case.begun]
@@ -97,6 +97,18 @@ async def test_a_head_request_is_refused_without_body(serve: Serve, bad: bytes) 
         reply = await client.ask(bad)
         assert reply.startswith((b"HTTP/1.1 400 Bad Request\r\n", b"HTTP/1.1 505 "))
         assert reply.endswith(b"connection: close\r\n\r\n")
+
+
+async def test_a_bad_body_of_a_head_request_that_waits_for_its_turn_is_refused_without_body(serve: Serve) -> None:
+    app = Gate()
+    client = serve(app).connect()
+    client.send(get(), b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"x")
+    await turn()
+    await app.open_all()
+    assert app.calls == ["/"]
+    reply = client.take()
+    assert b"HTTP/1.1 400 Bad Request\r\n" in reply
+    assert reply.endswith(b"connection: close\r\n\r\n")
 
 
 NO_METHOD = {"garbage": b"ab", "none of our methods": b"FETCH / HTTP/1.1\r\n\r\n"}

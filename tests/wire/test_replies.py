@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+import uvloop
 
 from uvicorn_worker.config import COPY_BOUND
 from uvicorn_worker.errors import IllegalMove, InvalidReply
@@ -138,12 +139,40 @@ async def test_long_content_is_not_copied_behind_its_head(serve: Serve) -> None:
             assert rest is content
 
 
-async def test_long_content_is_not_copied_into_its_chunk(serve: Serve) -> None:
+@pytest.mark.parametrize("messages", [[], [part(b"a")] * 300], ids=["alone", "behind others of the turn"])
+async def test_long_content_is_not_copied_into_its_chunk(serve: Serve, messages: list[dict[str, Any]]) -> None:
+    """Where the transport would take that piece by piece, it gets one, with what was small before it."""
     content = bytes(100_000)
-    _, client = await reply_to(serve, get(), start(), last(content))
-    head, size, rest, *end = client.take_pieces()
-    assert (size, b"".join(end)) == (b"186a0\r\n", b"\r\n0\r\n\r\n")
-    assert rest is content
+    _, client = await reply_to(serve, get(), start(), *messages, last(content))
+    [written] = client.take_writes()
+    if type(asyncio.get_running_loop()) is uvloop.Loop:
+        before, copied, after = written
+        assert copied is content
+    else:
+        before, copied, after = written.partition(content)
+    assert before == b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%b186a0\r\n" % (
+        b"1\r\na\r\n" * len(messages)
+    )
+    assert after == b"\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(COPY_BOUND, (1, 1, 1)), (COPY_BOUND + 1, (2, 2, 3))])
+async def test_content_is_copied_up_to_a_bound(serve: Serve, size: int, pieces: tuple[int, int, int]) -> None:
+    content = bytes(size)
+    kinds = [whole(content=content)], [whole(200, (b"content-length", b"%d" % size), content=content)]
+    for messages, number in zip((*kinds, [start(), last(content)]), pieces, strict=True):
+        _, client = await reply_to(serve, get(), *messages)
+        by_one_call = messages[0].get("more_content") and type(asyncio.get_running_loop()) is not uvloop.Loop
+        assert len(client.take_pieces()) == (1 if by_one_call else number)
+
+
+async def test_with_tls_a_long_chunk_is_one_write(serve: Serve) -> None:
+    """Each piece would be a record of its own."""
+    worker = serve(Script(start(), part(b"a"), last(bytes(100_000))))
+    worker.service.scheme = "https"
+    client = worker.connect()
+    await client.ask(get())
+    assert [type(write) for write in client.take_writes()] == [bytes]
 
 
 async def test_long_content_is_left_out_of_the_reply_to_a_head(serve: Serve) -> None:

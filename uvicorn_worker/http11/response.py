@@ -202,7 +202,10 @@ class Response(RequestBody):
             return
         if finish and frame is chunked:
             pieces += (framing.last_chunk(trailers),)
-        self._send(pieces, is_long=len(content) > COPY_BOUND)
+        if len(content) > COPY_BOUND and pieces and self.connection.service.has_writev:
+            self._send_beside(content, pieces)
+        else:
+            self._send(pieces)
         if finish:
             self._finish()
 
@@ -303,12 +306,17 @@ class Response(RequestBody):
         if self.reply is OPEN:
             self._send(())
 
-    def _send(self, pieces: tuple[bytes, ...], *, is_long: bool = False) -> None:
-        """Have what was gathered leave, and ``pieces``, which are long where one is."""
+    def _send(self, pieces: tuple[bytes, ...]) -> None:
+        """Have what was gathered leave, and ``pieces``."""
         gathered, self._gathered = self._gathered, None
-        if gathered:
-            pieces = (*gathered, *pieces)
-        if is_long and pieces:
-            self.connection.write_pieces(pieces)
-        elif data := b"".join(pieces):
+        data = b"".join((*gathered, *pieces) if gathered else pieces)
+        if data:
             self.connection.write(data)
+
+    def _send_beside(self, content: bytes, pieces: tuple[bytes, ...]) -> None:
+        """The same, where ``content`` is one of the ``pieces`` and too long to be copied."""
+        gathered, self._gathered = self._gathered, None
+        at = pieces.index(content)
+        before = b"".join((*(gathered or ()), *pieces[:at]))
+        after = b"".join(pieces[at + 1 :])
+        self.connection.write_pieces((before, content, after))
