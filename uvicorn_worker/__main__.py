@@ -61,7 +61,7 @@ class _Application(WSGIApplication):  # type: ignore[misc]
         try:
             worker_class.check_application(self)
         except LoadFailed as failure:
-            if isinstance(failure.__cause__, ImportError) and not failure.is_misspelt:
+            if failure.needs_traceback:
                 traceback.print_exception(failure.__cause__)
             sys.exit(f"\nError: {failure}\n")
         except Exception:

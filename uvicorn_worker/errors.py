@@ -24,6 +24,11 @@ class LoadFailed(UvicornWorkerError):
         #: Whether its module is not there, by that name.
         self.is_misspelt = is_misspelt
 
+    @property
+    def needs_traceback(self) -> bool:
+        """Whether the line alone doesn't say where: an import within the application has failed."""
+        return isinstance(self.__cause__, ImportError) and not self.is_misspelt
+
 
 class StartupFailed(UvicornWorkerError):
     """The application could not start, and says why."""

@@ -145,9 +145,8 @@ class UvicornWorker(Worker):
         try:
             self._load_or_show()
         except LoadFailed as failure:
-            cause = failure.__cause__
-            if isinstance(cause, ImportError) and not failure.is_misspelt:
-                self.log.error("The application could not be imported", exc_info=cause)
+            if failure.needs_traceback:
+                self.log.error("The application could not be imported", exc_info=failure.__cause__)
             self._fail_boot(str(failure), failure.status)
 
     def _load_or_show(self) -> None:
